@@ -1,0 +1,262 @@
+"""The campaign: random policies and requests, the reference evaluator's answer against that of compiled filters.
+
+It owns the comparison, its report and the smallest case of a difference; it must never decide who is right: people
+do, with Istio's documents at hand.
+
+    make authz-campaign N=20000 SEED=7
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests import access_requests, access_tokens
+from tests.access_reference import Http, Manifest, Mesh, Verdict, Workload, decide
+from tests.access_worlds import EXTRAS, PROVIDER, ROOT_NAMESPACE, Addresses, Pair, World
+from tests.envoy.access_wire import Answer, RefusedError, Wire, octets, serving
+from tests.path_reference import normalise
+
+WORLDS: Final = 100
+"""How many worlds one Envoy serves: a start costs a second or two, whatever it serves."""
+
+PAIRS: Final = 50
+"""How many requests a world is asked: more policies find more than more requests do."""
+
+_SHOWN: Final = 5
+_ROUNDS: Final = 12
+_FIRSTS: Final = itertools.cycle(range(0, 30_000, 3 * WORLDS))
+
+
+def _lets_through(provider: str, http: Http | None) -> bool:
+    """The external authorizer of the campaign; one that speaks HTTP cannot answer for a TCP connection."""
+    return provider == PROVIDER and http is not None and http.values("x-ext") == ["allow"]
+
+
+MESH: Final = Mesh(
+    root_namespace=ROOT_NAMESPACE, now=2_000_000_000, verified=access_tokens.verified, external=_lets_through
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One pair of which the two sides say different things."""
+
+    world: World
+    pair: Pair
+    expected: Verdict
+    got: Answer
+
+    def __str__(self) -> str:
+        http = self.pair.http
+        asked = octets(http).decode("latin-1") if http else "(TCP)\n"
+        policies = yaml.safe_dump_all(map(dict, self.world.policies), sort_keys=False)
+        return (
+            f"expected {self.expected.value}, got {self.got.verdict and self.got.verdict.value}: {self.got.words}"
+            f" {self.got.target}\n{self.pair.client}\n{asked}{policies}"
+        )
+
+
+@dataclass(slots=True)
+class Report:
+    """What a campaign has seen."""
+
+    seed: int
+    verdicts: Counter[Verdict] = field(default_factory=Counter[Verdict])
+    tcp: int = 0
+    differences: list[Difference] = field(default_factory=list[Difference])
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs were compared."""
+        return self.verdicts.total()
+
+    def share(self, *verdicts: Verdict) -> float:
+        """Which part of all pairs the evaluator answers so, 0 to 1."""
+        return sum(self.verdicts[verdict] for verdict in verdicts) / max(self.pairs, 1)
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{verdict.value} {self.share(verdict):.1%}" for verdict in Verdict)
+        denied = self.share(Verdict.DENY, Verdict.UNAUTHENTICATED)
+        return (
+            f"seed {self.seed}: {self.pairs} pairs ({self.tcp} of them TCP), {len(self.differences)} mismatches; "
+            f"{shares}; allow {self.share(Verdict.ALLOW):.1%}, deny {denied:.1%}"
+        )
+
+
+def expected(world: World, pair: Pair, at: Addresses) -> Verdict:
+    """The reference evaluator's answer."""
+    workload = Workload(world.namespace, world.labels, frozenset({"orders"}))
+    return decide(world.policies, workload, world.connection(pair, at), pair.http, MESH)
+
+
+def compare(wire: Wire, world: World) -> Iterator[tuple[Verdict, Difference | None]]:
+    """Ask both sides; an allowed request must also reach the application with the path that was judged."""
+    for pair, got in zip(world.pairs, wire.ask(world, world.pairs), strict=True):
+        wanted = expected(world, pair, wire.at)
+        is_same = _is_meant(got, wanted, pair.http) and (pair.http is None or _is_sent(pair.http, got))
+        yield wanted, None if is_same else Difference(world, pair, wanted, got)
+
+
+def _is_meant(got: Answer, wanted: Verdict, http: Http | None) -> bool:
+    """Whether an answer means this verdict; a token for others is a 403, the reason of which HEAD does not show."""
+    is_for_others = "Audiences in Jwt" in got.words or (http is not None and http.method == "HEAD")
+    is_refused = wanted is Verdict.UNAUTHENTICATED and got.verdict is Verdict.DENY and is_for_others
+    return got.verdict is wanted or is_refused
+
+
+def _is_sent(http: Http, got: Answer) -> bool:
+    """Whether the application, if it was reached, got the path that was judged; a token in the query may be gone."""
+    written = re.sub("^https?://[^/?#]*", "", http.target)
+    path, _, query = got.target.partition("?")
+    return not path or (
+        path == normalise(written) and (query == written.partition("?")[2] or "token=" in written)
+    )
+
+
+def run(pairs: int, seed: int, work: Path, extras: frozenset[str] = EXTRAS) -> Report:
+    """Compare this many pairs (rounded up to whole worlds) of a seed."""
+    at = addresses()
+    report = Report(seed)
+    indexes = range(-(-pairs // PAIRS))
+    for start in indexes[::WORLDS]:
+        worlds = [
+            access_requests.make(seed, index, number, at, pairs=PAIRS, extras=extras)
+            for number, index in enumerate(indexes[start : start + WORLDS])
+        ]
+        with serving(work / f"batch-{start}", worlds, at) as wire:
+            for verdict, difference in itertools.chain.from_iterable(
+                compare(wire, world) for world in worlds
+            ):
+                report.verdicts[verdict] += 1
+                report.differences += [difference] if difference else []
+        report.tcp += sum(pair.http is None for world in worlds for pair in world.pairs)
+    return report
+
+
+def addresses() -> Addresses:
+    """Loopback addresses that no other process uses, nor any other caller: two Envoys on one would share its calls."""
+    return Addresses(1 + os.getpid() % 250, next(_FIRSTS))
+
+
+# -- the smallest case -----------------------------------------------------------------------------------------
+
+
+def shrunk(found: Difference, work: Path) -> Difference:
+    """The same difference with as little policy as it needs."""
+    at = addresses()
+    for round_ in range(_ROUNDS):
+        smaller = [
+            _moved(found.world, policies, n, at) for n, policies in enumerate(_smaller(found.world.policies))
+        ]
+        worlds = [replace(world, pairs=(found.pair,)) for world in smaller[: 3 * WORLDS]]
+        if not worlds:
+            return found
+        try:
+            with serving(work / f"round-{round_}", worlds, at) as wire:
+                answers = [
+                    difference for world in worlds for _, difference in compare(wire, world) if difference
+                ]
+        except RefusedError:
+            return found
+        if not answers:
+            return found
+        found = min(answers, key=lambda each: len(json.dumps(each.world.policies)))
+    return found
+
+
+def _moved(world: World, policies: Sequence[Manifest], number: int, at: Addresses) -> World:
+    """The same policies, for the workload of another number."""
+    other = World(number, (), ())
+    text = json.dumps(policies).replace(at.of_workload(world.number), at.of_workload(number))
+    text = re.sub(rf'"{world.namespace}(["-])', rf'"{other.namespace}\1', text)
+    return World(number, tuple(json.loads(text)), ())
+
+
+def _smaller(policies: Sequence[Manifest]) -> Iterator[list[Manifest]]:
+    for n, policy in enumerate(policies):
+        others = [*policies[:n], *policies[n + 1 :]]
+        yield others
+        for spec in _less(policy["spec"]):
+            if _is_whole(spec):
+                yield [*others, {**policy, "spec": spec}]
+
+
+_KEPT: Final = {"key", "jwks", "issuer", "name", "action", "provider", "selector", "matchLabels", "world"}
+"""What a smaller case keeps: without its selector, a policy of the root namespace would hold for every other case."""
+
+
+def _less(value: Any) -> Iterator[Any]:
+    """Every value with one part less."""
+    match value:
+        case {**found}:
+            for key, item in found.items():
+                if key not in _KEPT:
+                    yield {name: each for name, each in found.items() if name != key}
+                yield from ({**found, key: less} for less in _less(item))
+        case [*items]:
+            for n, item in enumerate(items):
+                yield [*items[:n], *items[n + 1 :]]
+                yield from ([*items[:n], less, *items[n + 1 :]] for less in _less(item))
+        case _:
+            return
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether nothing is empty that has to say something; an empty rule does."""
+    match value:
+        case {"key": _, **rest} if not rest.keys() & {"values", "notValues"}:
+            return False
+        case (
+            {"from": [] | {}}
+            | {"to": []}
+            | {"when": []}
+            | {"source": {}}
+            | {"operation": {}}
+            | {"jwtRules": []}
+        ):
+            return False
+        case {**found}:
+            return all(_is_whole(item) and (item or key == "rules") for key, item in found.items())
+        case [*items]:
+            return all(map(_is_whole, items))
+        case _:
+            return True
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Run a campaign of its own and print what it has seen; 1 if there is a difference."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--work", type=Path, default=None)
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)  # noqa: T201  # the program's output
+    with tempfile.TemporaryDirectory() as scratch:
+        work, began = options.work or Path(scratch), time.monotonic()
+        report = run(options.pairs, options.seed, work)
+        for n, difference in enumerate(report.differences[:_SHOWN]):
+            print("---", shrunk(difference, work / f"shrink-{n}"), sep="\n")  # noqa: T201  # the same
+        print(f"{report}; {time.monotonic() - began:.0f} s")  # noqa: T201  # the same
+    return 1 if report.differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

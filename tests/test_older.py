@@ -1,0 +1,75 @@
+"""What older Envoys get: the same listener in words that they have."""
+
+from __future__ import annotations
+
+import pytest
+
+from xds.api.metering import SERIES
+from xds.dialects import form_of
+from xds.events import Node
+from xds.ir import OutboundHttp, OutboundTcp, Workload
+from xds.pb.envoy.config.accesslog.v3 import accesslog_pb2
+from xds.pb.envoy.config.listener.v3 import listener_pb2
+from xds.pb.envoy.extensions.access_loggers.stats.v3 import stats_pb2
+from xds.pb.envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from xds.pb.envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from xds.resources import listener, older, telemetry
+from xds.snapshot import ResourceType, encode
+
+WEB = Workload("web", "shop", "web", "web", "v1", "cluster.local")
+HTTP = listener.build(OutboundHttp("outbound", "10.0.0.1", 15001, "outbound", WEB))
+TCP = listener.build(OutboundTcp("tcp", "10.0.0.1", 3306, "mysql", WEB))
+
+
+def logs(body: bytes) -> list[accesslog_pb2.AccessLog]:
+    """Return the access logs of a listener's only filter."""
+    (chain,) = listener_pb2.Listener.FromString(body).filter_chains
+    (proxy,) = chain.filters
+    if proxy.name.endswith("tcp_proxy"):
+        return list(tcp_proxy_pb2.TcpProxy.FromString(proxy.typed_config.value).access_log)
+    manager = http_connection_manager_pb2.HttpConnectionManager
+    return list(manager.FromString(proxy.typed_config.value).access_log)
+
+
+@pytest.mark.parametrize("version", ["1.40.0", "1.39.3", "2.0.0", "0.0.0", "", "1", "x.y", "9" * 40 + ".1"])
+def test_an_envoy_of_today_gets_what_was_built(version: str) -> None:
+    """Also what is no Envoy, or says no version: nothing is asked of the bytes."""
+    assert form_of(Node("web", version=version), ResourceType.LISTENER) is None
+
+
+def test_other_types_are_the_same_for_all() -> None:
+    """Only listeners differ."""
+    assert form_of(Node("web", version="1.36.4"), ResourceType.CLUSTER) is None
+
+
+@pytest.mark.parametrize("body", [HTTP, TCP])
+def test_before_1_39_the_counters_have_a_prefix_and_no_cap(body: bytes) -> None:
+    """The field of today is refused there as missing its prefix; both together are refused today."""
+    before = [stats_pb2.Config.FromString(log.typed_config.value) for log in logs(body)]
+    after = [
+        stats_pb2.Config.FromString(log.typed_config.value) for log in logs(older.listener(body, (1, 38)))
+    ]
+
+    assert {config.stat_prefix for config in before} == {""}
+    assert {config.stat_prefix for config in after} == {"istio"}
+    assert [config.counters for config in after] == [config.counters for config in before]
+    assert all(telemetry.scope(SERIES) in config.SerializeToString() for config in before)
+    assert not any(telemetry.scope(SERIES) in config.SerializeToString() for config in after)
+
+
+@pytest.mark.parametrize("body", [HTTP, TCP])
+def test_before_1_37_nothing_is_counted(body: bytes) -> None:
+    """An Envoy without the logger would refuse the whole listener."""
+    assert logs(body)
+    assert logs(older.listener(body, (1, 36))) == []
+
+
+def test_the_form_keeps_name_and_version() -> None:
+    """Nothing is sent again to a client that claims the version it holds."""
+    form = form_of(Node("web", version="1.37.0"), ResourceType.LISTENER)
+    today = encode(ResourceType.LISTENER, "outbound", HTTP, cause=("Pod shop/web",))
+    assert form is not None
+    found = form(today)
+
+    assert (found.name, found.version, found.cause) == (today.name, today.version, today.cause)
+    assert found.body != today.body

@@ -1,0 +1,164 @@
+"""``proa analyze``: what sampled requests and the rules in force say about a mesh's habits.
+
+Owns the group and the tables of its findings; it must never compute what `xds.amplification` knows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xds.cli.asking import place, place_options
+from xds.cli.parameters import duration, output_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xds.amplification import Chain, Party
+    from xds.propagation import Propagation
+    from xds.sightings import Sighting, Sightings
+
+
+_SWITCH_ON = "set `evidence: {sampling: 10}` in the mesh settings (ConfigMap proa)"
+
+
+@click.group("analyze")
+def command() -> None:
+    """Find habits that hurt, in what the sidecars report.
+
+    Sampled requests are asked for by the mesh setting `evidence: {sampling: PERCENT}`; they hold no header, path or
+    body.
+    """
+
+
+@command.command("retries")
+@click.option(
+    "--above", metavar="N", type=click.IntRange(min=1), default=4, show_default=True,
+    help="Only chains that can turn one call into more than N.",
+)  # fmt: skip
+@click.option(
+    "--since", "since_s", metavar="TIME", type=duration, default="15m", show_default=True,
+    help="Believe only what sidecars saw in the last 90s, 15m, 2h …",
+)  # fmt: skip
+@place_options
+@output_option
+def retries(above: int, since_s: int, output: str, **where: Any) -> None:
+    """Show chains of calls that multiply: by how much, who does it, and the change that mends it."""
+    import time
+
+    from xds import amplification, graph
+
+    asked = place(**where)
+    seen = graph.merge(asked.ask("/api/v1/edges", graph.Seen))
+    rules = {
+        (rule.source, rule.service): rule
+        for each in asked.ask("/api/v1/retries", amplification.Rules)
+        for rule in each.rules
+    }
+    evidence = sightings(where)
+    recent = since((one for each in evidence for one in each.sightings), since_s, now=time.time())
+    habits = amplification.habits(recent)
+    found = amplification.chains(graph.graph_of(seen), rules.values(), habits, above=above)
+    if output == "json":
+        import msgspec
+
+        click.echo(msgspec.json.encode({"chains": found, "sampling": _sampling(evidence)}))
+        return
+    _show(found, above)
+    if not _sampling(evidence):
+        click.echo(
+            f"evidence is off, so tries of applications and dropped baggage are not seen: {_SWITCH_ON}",
+            err=True,
+        )
+
+
+@command.command("traces")
+@click.option(
+    "--since", "since_s", metavar="TIME", type=duration, default="15m", show_default=True,
+    help="Believe only what sidecars saw in the last 90s, 15m, 2h …",
+)  # fmt: skip
+@place_options
+@output_option
+def traces(since_s: int, output: str, **where: Any) -> None:
+    """Show applications that lose traces: what they send goes on with nothing that they took."""
+    import time
+
+    from xds import propagation
+
+    evidence = sightings(where)
+    recent = since((one for each in evidence for one in each.sightings), since_s, now=time.time())
+    found = propagation.propagation(recent)
+    if output == "json":
+        import msgspec
+
+        click.echo(msgspec.json.encode({"workloads": found, "sampling": _sampling(evidence)}))
+        return
+    _show_traces(found)
+    if not _sampling(evidence):
+        click.echo(f"evidence is off, so nothing new is seen: {_SWITCH_ON}", err=True)
+
+
+def sightings(where: dict[str, Any]) -> list[Sightings]:
+    """Return what every replica kept of sampled requests."""
+    from xds.sightings import Sightings
+
+    return place(**where).ask("/api/v1/evidence", Sightings)
+
+
+def since(found: Iterable[Sighting], seconds: float, *, now: float) -> list[Sighting]:
+    """Return what began within so many seconds before `now`, epoch; what does not say when is too old."""
+    from datetime import datetime
+
+    def began(sighting: Sighting) -> float:
+        try:
+            return datetime.fromisoformat(sighting.started).timestamp()
+        except ValueError:
+            return 0.0
+
+    return [sighting for sighting in found if began(sighting) >= now - seconds]
+
+
+def _sampling(evidence: list[Sightings]) -> float:
+    return max((each.sampling for each in evidence), default=0)
+
+
+def _show(found: list[Chain], above: int) -> None:
+    from xds.cli.table import printable
+
+    if not found:
+        click.echo(f"no chain of calls can turn one call into more than {above}")
+        return
+    for chain in found:
+        click.echo(printable(f"{' → '.join(chain.workloads)}: one call can become {chain.factor}"))
+        for party in chain.parties:
+            click.echo(printable(f"  × {party.factor}  {_words(party)}"))
+        for words, names in (("drops baggage", chain.drops), ("not seen to copy baggage", chain.unknown)):
+            if names:
+                click.echo(printable(f"  {words}: {', '.join(names)}"))
+        for mend in chain.mends:
+            click.echo(printable(f"  mend: {mend}"))
+
+
+def _show_traces(found: list[Propagation]) -> None:
+    from xds.cli.table import printable, show
+    from xds.propagation import mend
+
+    if not found:
+        click.echo("no workload was seen that takes requests and makes some")
+        return
+    rows = [
+        (each.workload, str(each.taken), str(each.made), str(each.continued), each.verdict.value)
+        for each in found
+    ]
+    show(("WORKLOAD", "TAKEN", "MADE", "CONTINUED", "VERDICT"), rows)
+    for each in found:
+        if mend(each):
+            calls = ", ".join(each.services)
+            click.echo(
+                printable(f"{each.workload}: calls of {calls} begin traces of their own; {mend(each)}")
+            )
+
+
+def _words(party: Party) -> str:
+    return f"{party.kind} {party.where}: {party.why}"

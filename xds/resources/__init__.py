@@ -1,0 +1,1 @@
+"""One IR node in, one Envoy resource out as bytes: the skeleton that every proxy gets."""

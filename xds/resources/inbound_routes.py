@@ -1,0 +1,114 @@
+"""The routes of a workload's own ports: everything goes to the application, if the policies let it.
+
+It owns these tables and the probes that no policy concerns; it must never choose who gets in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from xds.features import rate_limit, shared_limit
+from xds.ir import MtlsMode
+from xds.pb.envoy.config.core.v3 import base_pb2
+from xds.pb.envoy.config.route.v3 import route_components_pb2, route_pb2
+from xds.resources.access import GUARD, of_route
+from xds.resources.parts import OFF, serialise, stat_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from google.protobuf.message import Message
+
+    from xds.access import Access
+    from xds.ir import Inbound, InboundRoutes
+
+GRPC_PROBE: Final = "/grpc.health.v1.Health/Check"
+"""The method that the kubelet's ``grpc`` probe calls."""
+
+_INBOUND_RETRIES: Final = 2
+"""Istio's default on the inbound side: the application closed an idle connection as the request was sent."""
+
+
+def build(node: InboundRoutes) -> bytes:
+    """Return the table of one port, with its rules beside its routes: both are in force at one moment."""
+    port = node.port
+    routes = [_two_hosts(), *_probes(port), _guarded(_everything(port), port.access, _limits(port))]
+    host = route_components_pb2.VirtualHost(name=node.name, domains=["*"], routes=routes)
+    table = route_pb2.RouteConfiguration(name=node.name, virtual_hosts=[host])
+    # The cluster comes on its own; the table must not be refused because it is a moment late.
+    table.validate_clusters.value = False
+    return serialise(table)
+
+
+def probe(node: Inbound, path: str) -> route_components_pb2.Route:
+    """Return the route of one of the kubelet's probes: exactly this path, and GET where it is no gRPC."""
+    # Envoy compares the path without its query, so a probe that declares one would never match with it.
+    match = route_components_pb2.RouteMatch(path=path.partition("?")[0])
+    if path != GRPC_PROBE:
+        match.headers.add(name=":method").string_match.exact = "GET"
+    action = _forward(node)
+    if node.limits and node.limits.concurrency:
+        action.priority = base_pb2.HIGH  # requests at once are limited for the others
+    return route_components_pb2.Route(name="probe", match=match, route=action)
+
+
+def _two_hosts() -> route_components_pb2.Route:
+    """Return the route of a request with several Host lines, which Envoy joins with commas.
+
+    No policy and no application could know which one is meant, and they would not choose the same.
+    """
+    match = route_components_pb2.RouteMatch(prefix="/")
+    match.headers.add(name=":authority").string_match.contains = ","
+    body = base_pb2.DataSource(inline_string="the request names more than one Host\n")
+    answer = route_components_pb2.DirectResponseAction(status=400, body=body)
+    return _guarded(route_components_pb2.Route(name="two-hosts", match=match, direct_response=answer), None)
+
+
+def _probes(node: Inbound) -> Iterator[route_components_pb2.Route]:
+    """Yield the ways of probes: in plaintext past every policy, since the kubelet proves nothing, and past limits.
+
+    A limit is never a reason to call an application dead.
+    """
+    for path in node.probes:
+        if node.mode is not MtlsMode.STRICT:
+            plain = probe(node, path)
+            plain.match.tls_context.presented.value = False
+            yield _guarded(plain, None)
+        if node.limits is not None:
+            yield _guarded(probe(node, path), node.access)
+
+
+def _limits(node: Inbound) -> Iterator[tuple[str, Message]]:
+    """Yield the filters that limit a request, in order: what is refused here asks no service.
+
+    They stand in the route, so that all filter chains of the port count together and a new limit holds for open
+    connections too.
+    """
+    if node.limits is not None and node.limits.rules:
+        yield rate_limit.FILTER, rate_limit.local(stat_name(node.name), node.limits.rules)
+    if node.limits is not None and node.limits.asked:
+        config = shared_limit.asking(node.limits.asked, node.limits.descriptors)
+        yield shared_limit.FILTER, config
+
+
+def _guarded(
+    route: route_components_pb2.Route, access: Access | None, behind: Iterable[tuple[str, Message]] = ()
+) -> route_components_pb2.Route:
+    route.typed_per_filter_config[GUARD].CopyFrom(of_route(access, behind))
+    return route
+
+
+def _everything(node: Inbound) -> route_components_pb2.Route:
+    route = route_components_pb2.Route(
+        name=node.name, match=route_components_pb2.RouteMatch(prefix="/"), route=_forward(node)
+    )
+    route.decorator.operation = f"{node.service or node.workload.name}/*"
+    retry = route.route.retry_policy
+    retry.retry_on = "reset-before-request"
+    retry.num_retries.value = _INBOUND_RETRIES
+    return route
+
+
+def _forward(node: Inbound) -> route_components_pb2.RouteAction:
+    """Return "to the application", without Envoy's 15 s: how long a request may take is the caller's word."""
+    return route_components_pb2.RouteAction(cluster=node.cluster, timeout=OFF)
