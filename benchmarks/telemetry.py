@@ -17,10 +17,10 @@ from benchmarks import worlds
 from benchmarks.figures import ROUNDS, Result
 from benchmarks.fleet import Proa, laboratory
 from xds import settings
-from xds.otlp import DURATION, REQUESTS
 from xds.pb.opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from xds.pb.opentelemetry.proto.common.v1 import common_pb2
 from xds.state import StateDirectory
+from xds.traffic.otlp import DURATION, REQUESTS
 
 EDGES: Final = 10
 RPS: Final = 10

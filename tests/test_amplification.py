@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tests.fakes.fleet import LOOPBACK, facts
 from xds.__main__ import main
 from xds.admin import listening
-from xds.amplification import Chain, Copying, Habits, Rule, Rules, chains, habits
 from xds.cli.analyze import since
-from xds.edges import Edge, Traffic
-from xds.graph import Seen, graph_of
-from xds.sightings import Sighting, Sightings
+from xds.traffic.amplification import Chain, Copying, Habits, Rule, Rules, chains, habits
+from xds.traffic.edges import Edge, Traffic
+from xds.traffic.graph import Seen, graph_of
+from xds.traffic.sightings import Sighting, Sightings
 
 WAY = ("web.shop", "a.shop", "b.shop", "c.shop")
 

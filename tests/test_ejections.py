@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from xds.ejections import Ejected
 from xds.pb.opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from xds.pb.opentelemetry.proto.common.v1 import common_pb2
 from xds.pb.opentelemetry.proto.metrics.v1 import metrics_pb2
 from xds.resources import names
-from xds.telemetry import STALE_S, Telemetry
+from xds.traffic.ejections import Ejected
+from xds.traffic.telemetry import STALE_S, Telemetry
 
 ORDERS = "outbound|80||orders_shop_svc_cluster_local"
 

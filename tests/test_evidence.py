@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xds import evidence
-from xds.evidence import Evidence
 from xds.pb.opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+from xds.traffic import evidence
+from xds.traffic.evidence import Evidence
 
 
 def export(*records: dict[str, str]) -> bytes:

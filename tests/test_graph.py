@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.fleet import LOOPBACK, facts
-from xds import drawing, graph
 from xds.__main__ import main
 from xds.admin import listening
-from xds.edges import Edge, Port, Traffic, percentile
-from xds.graph import Graph, Seen, Workload, graph_of, merge, stat
+from xds.traffic import drawing, graph
+from xds.traffic.edges import Edge, Port, Traffic, percentile
+from xds.traffic.graph import Graph, Seen, Workload, graph_of, merge, stat
 
 BOUNDS = (1.0, 10.0, 100.0)
 ORDERS = "orders.shop.svc.cluster.local"

@@ -21,18 +21,17 @@ from xds.issuer import read_issuer
 from xds.keys import SecretBytes
 from xds.rotation import Phase, Slots
 
-NOW = time.time()
 WEB = Identity("web-1", "shop", "web", "web", "cluster.local", Proof.TOKEN)
 THEIRS = Authorities("theirs")
 
 
-def issuer(files: dict[str, bytes], now: float = NOW) -> Authority:
-    """Read a Secret."""
+def issuer(files: dict[str, bytes], now: float | None = None) -> Authority:
+    """Read a Secret, as it is at `now`, or at the moment of the call: certificates are made as tests ask for them."""
     kept = {name: SecretBytes(octets) for name, octets in files.items()}
-    return read_issuer(kept, trust_domain="cluster.local", now=now)
+    return read_issuer(kept, trust_domain="cluster.local", now=time.time() if now is None else now)
 
 
-def refusal(files: dict[str, bytes], now: float = NOW) -> str:
+def refusal(files: dict[str, bytes], now: float | None = None) -> str:
     """What is said of a Secret that cannot be used."""
     with pytest.raises(ConfigError) as caught:
         issuer(files, now)
@@ -45,7 +44,7 @@ def refusal(files: dict[str, bytes], now: float = NOW) -> str:
 def test_an_intermediate_signs_leaves_that_come_with_it(key: Key | None) -> None:
     """The leaf is sent with its signer, peers trust the root, and the Secret's key may be of another kind."""
     authority = issuer(THEIRS.secret("one", key=key))
-    leaf = ca.issue_leaf(authority, WEB, now=NOW, entropy=counted_entropy())
+    leaf = ca.issue_leaf(authority, WEB, now=time.time(), entropy=counted_entropy())
     sent = x509.load_pem_x509_certificates(leaf.certificate_pem)
 
     assert [one.subject for one in sent[1:]] == [authority.certificate.subject]
@@ -78,14 +77,14 @@ def test_a_chain_of_two_is_sent_whole() -> None:
 def test_a_leaf_ends_with_the_first_of_its_chain() -> None:
     """No leaf outlives what signed it."""
     authority = issuer(THEIRS.secret("one", days=1))
-    leaf = ca.issue_leaf(authority, WEB, now=NOW, entropy=counted_entropy(), ttl_s=10 * 24 * 3600)
+    leaf = ca.issue_leaf(authority, WEB, now=time.time(), entropy=counted_entropy(), ttl_s=10 * 24 * 3600)
 
-    assert leaf.not_after == authority.not_after < NOW + 2 * 24 * 3600
+    assert leaf.not_after == authority.not_after < time.time() + 2 * 24 * 3600
 
 
 def test_a_users_ca_survives_being_stored() -> None:
     """Chain and roots come back, so that every replica signs and sends the same."""
-    slots = Slots(Phase.STEADY, issuer(two_deep()), None, NOW)
+    slots = Slots(Phase.STEADY, issuer(two_deep()), None, time.time())
     again = stored.unpack(stored.pack(slots).reveal())
 
     assert (again.signer.fingerprint, again.signer.chain, again.signer.anchors) == (

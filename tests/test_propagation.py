@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from xds.propagation import Propagation, Verdict, mend, propagation
-from xds.sightings import Sighting
+from xds.traffic.propagation import Propagation, Verdict, mend, propagation
+from xds.traffic.sightings import Sighting
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

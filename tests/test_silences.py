@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from xds import otlp
 from xds.pb.opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from xds.pb.opentelemetry.proto.common.v1 import common_pb2
-from xds.silences import ASKED, RECENT_S, Silence
-from xds.telemetry import Telemetry
+from xds.traffic import otlp
+from xds.traffic.silences import ASKED, RECENT_S, Silence
+from xds.traffic.telemetry import Telemetry
 
 NODE = "web-0.shop"
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xds import telemetry
-from xds.edges import Traffic, percentile
-from xds.otlp import TelemetryError
 from xds.pb.opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from xds.pb.opentelemetry.proto.common.v1 import common_pb2
 from xds.pb.opentelemetry.proto.metrics.v1 import metrics_pb2
-from xds.telemetry import Telemetry
+from xds.traffic import telemetry
+from xds.traffic.edges import Traffic, percentile
+from xds.traffic.otlp import TelemetryError
+from xds.traffic.telemetry import Telemetry
 
 LABELS = {
     "reporter": "source",

@@ -19,17 +19,17 @@ from aiohttp.typedefs import Handler
 
 from xds import report, settings
 from xds.address import Address
-from xds.amplification import Rules
 from xds.api.core import Key
 from xds.ca import CaError
 from xds.explain.answer import Answer
 from xds.explain.question import Question, read_question
 from xds.fields import ConfigError, Problem, Severity
-from xds.graph import Seen, graph_of
 from xds.ledger import Ledger
 from xds.metrics import Metrics
 from xds.rotation import Root
-from xds.sightings import Sightings
+from xds.traffic.amplification import Rules
+from xds.traffic.graph import Seen, graph_of
+from xds.traffic.sightings import Sightings
 from xds.trust import Status
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -16,7 +16,6 @@ from xds.demand import Demand
 from xds.events import Watch
 from xds.explain.facts import Facts
 from xds.fields import Problem
-from xds.graph import Workload
 from xds.hosts import Name, host_of
 from xds.identity import Identity, Proof
 from xds.ledger import Ledger, Row
@@ -27,12 +26,13 @@ from xds.report import EjectedEndpoint, SeenByProxy, SilentService
 from xds.resources import names
 from xds.resources.older import can_ask
 from xds.secrets import SecretPut, layer_of
-from xds.silences import ASKED
 from xds.snapshot import ResourceType, Snapshot, View
 from xds.sources.store import Store
 from xds.stream import Session
 from xds.subscription import WILDCARD, Variant
-from xds.telemetry import Telemetry
+from xds.traffic.graph import Workload
+from xds.traffic.silences import ASKED
+from xds.traffic.telemetry import Telemetry
 from xds.trust import Fleet, Trust
 
 NOBODY: frozenset[Session] = frozenset()

@@ -11,16 +11,16 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from xds.evidence import Evidence
-from xds.graph import Seen
-from xds.otlp import TelemetryError
 from xds.repeats import repeats
-from xds.sightings import Sightings
+from xds.traffic.evidence import Evidence
+from xds.traffic.graph import Seen
+from xds.traffic.otlp import TelemetryError
+from xds.traffic.sightings import Sightings
 
 if TYPE_CHECKING:
-    from xds.amplification import Rules
     from xds.control import ControlPlane
     from xds.gate import Caller
+    from xds.traffic.amplification import Rules
 
 log = logging.getLogger("xds")
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from xds import ir
-from xds.amplification import Rule, Rules
 from xds.callers import class_of
 from xds.compile.hosts import Client, foreign_host, virtual_hosts
 from xds.compile.lens import Lens
-from xds.edges import UNKNOWN, Traffic
 from xds.features import retry
 from xds.hosts import service_of
+from xds.traffic.amplification import Rule, Rules
+from xds.traffic.edges import UNKNOWN, Traffic
 
 if TYPE_CHECKING:
     from xds.world import World

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 from xds.address import Address
 from xds.admin import Facts
-from xds.amplification import Rules
 from xds.explain.answer import Answer
 from xds.explain.question import Question
 from xds.fields import ConfigError
-from xds.graph import Seen
 from xds.ledger import Ledger, Row, State, Tally
 from xds.metrics import Metrics
 from xds.rotation import Phase
-from xds.sightings import Sightings
 from xds.snapshot import ResourceType
+from xds.traffic.amplification import Rules
+from xds.traffic.graph import Seen
+from xds.traffic.sightings import Sightings
 from xds.trust import RootStatus, RotationStatus, Status
 
 LOOPBACK = Address("127.0.0.1", 0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SERIES: Final = 5_000
 """Counters that one listener keeps by default, and as many histograms: some hundred destinations with ten outcomes
-each. The control plane keeps as many of each node (`xds.telemetry.MAX_SERIES`)."""
+each. The control plane keeps as many of each node (`xds.traffic.telemetry.MAX_SERIES`)."""
 
 _SERIES_MIN, _SERIES_MAX = 100, 1_000_000
 

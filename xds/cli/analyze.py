@@ -1,6 +1,6 @@
 """``proa analyze``: what sampled requests and the rules in force say about a mesh's habits.
 
-Owns the group and the tables of its findings; it must never compute what `xds.amplification` knows.
+Owns the group and the tables of its findings; it must never compute what `xds.traffic.amplification` knows.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from xds.cli.parameters import duration, output_option
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xds.amplification import Chain, Party
-    from xds.propagation import Propagation
-    from xds.sightings import Sighting, Sightings
+    from xds.traffic.amplification import Chain, Party
+    from xds.traffic.propagation import Propagation
+    from xds.traffic.sightings import Sighting, Sightings
 
 
 _SWITCH_ON = "set `evidence: {sampling: 10}` in the mesh settings (ConfigMap proa)"
@@ -47,7 +47,7 @@ def retries(above: int, since_s: int, output: str, **where: Any) -> None:
     """Show chains of calls that multiply: by how much, who does it, and the change that mends it."""
     import time
 
-    from xds import amplification, graph
+    from xds.traffic import amplification, graph
 
     asked = place(**where)
     seen = graph.merge(asked.ask("/api/v1/edges", graph.Seen))
@@ -84,7 +84,7 @@ def traces(since_s: int, output: str, **where: Any) -> None:
     """Show applications that lose traces: what they send goes on with nothing that they took."""
     import time
 
-    from xds import propagation
+    from xds.traffic import propagation
 
     evidence = sightings(where)
     recent = since((one for each in evidence for one in each.sightings), since_s, now=time.time())
@@ -101,7 +101,7 @@ def traces(since_s: int, output: str, **where: Any) -> None:
 
 def sightings(where: dict[str, Any]) -> list[Sightings]:
     """Return what every replica kept of sampled requests."""
-    from xds.sightings import Sightings
+    from xds.traffic.sightings import Sightings
 
     return place(**where).ask("/api/v1/evidence", Sightings)
 
@@ -142,7 +142,7 @@ def _show(found: list[Chain], above: int) -> None:
 
 def _show_traces(found: list[Propagation]) -> None:
     from xds.cli.table import printable, show
-    from xds.propagation import mend
+    from xds.traffic.propagation import mend
 
     if not found:
         click.echo("no workload was seen that takes requests and makes some")

@@ -1,6 +1,6 @@
 """``proa edges``: who calls whom, and whether both have shown who they are.
 
-Owns the table; it must never compute what `xds.graph` knows.
+Owns the table; it must never compute what `xds.traffic.graph` knows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xds.cli.parameters import output_option
 from xds.cli.traffic import NOTHING, SILENT, namespace_option, seen, short
 
 if TYPE_CHECKING:
-    from xds.graph import Link
+    from xds.traffic.graph import Link
 
 SECURED: Final = {"mutual_tls": "mTLS", "none": "plaintext"}
 
@@ -28,7 +28,7 @@ def command(namespace: str | None, output: str, **where: Any) -> None:
 
     Security is what the called side saw. A caller in plaintext has shown nobody who it is: it is `unknown` there.
     """
-    from xds.graph import graph_of, split
+    from xds.traffic.graph import graph_of, split
 
     links = [
         link
@@ -47,7 +47,7 @@ def command(namespace: str | None, output: str, **where: Any) -> None:
 
 def _show(links: list[Link]) -> None:
     from xds.cli.table import show
-    from xds.graph import split
+    from xds.traffic.graph import split
 
     rows: list[tuple[str, ...]] = []
     for link in links:

@@ -1,6 +1,6 @@
 """``proa graph``: the graph of calls as a table, as JSON, for Graphviz, or drawn.
 
-Owns the choice of the form; it must never compute what `xds.graph` knows, nor draw.
+Owns the choice of the form; it must never compute what `xds.traffic.graph` knows, nor draw.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from xds.cli.asking import place_options
 from xds.cli.traffic import SILENT, cells, namespace_option, seen
 
 if TYPE_CHECKING:
-    from xds.graph import Graph
+    from xds.traffic.graph import Graph
 
 
 @click.command("graph")
@@ -31,8 +31,8 @@ def command(namespace: str | None, output: str, **where: Any) -> None:
     """Show the graph of calls: `proa graph -o svg > mesh.svg`."""
     import msgspec
 
-    from xds import drawing
-    from xds.graph import graph_of, narrow
+    from xds.traffic import drawing
+    from xds.traffic.graph import graph_of, narrow
 
     found = graph_of(seen(where))
     if namespace is not None:
@@ -47,7 +47,7 @@ def command(namespace: str | None, output: str, **where: Any) -> None:
 
 def _show(graph: Graph) -> None:
     from xds.cli.table import show
-    from xds.drawing import label
+    from xds.traffic.drawing import label
 
     if not graph.edges:
         click.echo(SILENT)

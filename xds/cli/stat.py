@@ -1,6 +1,6 @@
 """``proa stat``: success, rate and durations of what arrives, by workload, service or namespace.
 
-Owns the table; it must never compute what `xds.graph` knows.
+Owns the table; it must never compute what `xds.traffic.graph` knows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xds.cli.parameters import output_option
 from xds.cli.traffic import NOTHING, cells, namespace_option, seen
 
 if TYPE_CHECKING:
-    from xds.graph import Row
+    from xds.traffic.graph import Row
 
 _KINDS: Final = {
     "deploy": "workload",
@@ -48,7 +48,7 @@ def command(resource: tuple[str, str], namespace: str | None, output: str, **whe
 
     A workload's figures are those of its own sidecars; a service's are its callers', with what never arrived.
     """
-    from xds.graph import stat
+    from xds.traffic.graph import stat
 
     kind, name = resource
     rows = [

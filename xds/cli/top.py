@@ -1,6 +1,6 @@
 """``proa top``: the busiest edges, again and again.
 
-Owns the screen and its pace; it must never compute what `xds.graph` knows.
+Owns the screen and its pace; it must never compute what `xds.traffic.graph` knows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xds.cli.parameters import output_option
 from xds.cli.traffic import SILENT, cells, namespace_option, seen
 
 if TYPE_CHECKING:
-    from xds.graph import Link
+    from xds.traffic.graph import Link
 
 _HOME: Final = "\x1b[H\x1b[J"
 """Cursor to the upper left, and everything below it gone."""
@@ -61,7 +61,7 @@ def command(namespace: str | None, every_s: float, count: int, output: str, **wh
 
 
 def _busiest(where: dict[str, Any], namespace: str | None) -> list[Link]:
-    from xds.graph import graph_of, split
+    from xds.traffic.graph import graph_of, split
 
     found = [
         link

@@ -1,6 +1,6 @@
 """What the traffic verbs share: asking every replica what the sidecars reported, and how a figure looks.
 
-Owns the one question and the cells of figures; it must never compute what `xds.graph` knows.
+Owns the one question and the cells of figures; it must never compute what `xds.traffic.graph` knows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import click
 from xds.cli.asking import place
 
 if TYPE_CHECKING:
-    from xds.graph import Figures, Seen
+    from xds.traffic.graph import Figures, Seen
 
 NOTHING: Final = "-"
 
@@ -24,7 +24,7 @@ SILENT: Final = "no traffic has been reported: sidecars report every 5 s what we
 
 def seen(where: dict[str, Any]) -> Seen:
     """Return what all replicas have heard, as one."""
-    from xds import graph
+    from xds.traffic import graph
 
     return graph.merge(place(**where).ask("/api/v1/edges", graph.Seen))
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from xds.edges import UNKNOWN
-from xds.graph import Graph, Link
-from xds.sightings import Sighting
+from xds.traffic.edges import UNKNOWN
+from xds.traffic.graph import Graph, Link
+from xds.traffic.sightings import Sighting
 
 DEPTH_MAX: Final = 10
 """Hops of a chain that are followed."""

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from google.protobuf.message import DecodeError
 
 from xds.pb.opentelemetry.proto.collector.logs.v1 import logs_service_pb2
-from xds.sightings import Sighting
+from xds.traffic.sightings import Sighting
 
 MAX_BYTES: Final = 32 * 1024 * 1024
 """Kept at once: some 50,000 requests of 600 bytes. What is older makes room."""

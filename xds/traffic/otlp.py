@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from xds.edges import Numbers
 from xds.pb.opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from xds.pb.opentelemetry.proto.common.v1 import common_pb2
+from xds.traffic.edges import Numbers
 
 if TYPE_CHECKING:
     from xds.pb.opentelemetry.proto.metrics.v1 import metrics_pb2

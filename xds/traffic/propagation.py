@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from xds.sightings import Sighting
+from xds.traffic.sightings import Sighting
 
 SEEN_MIN: Final = 5
 """Sampled requests on each side below which nothing is said. An application that copies continues each of them; that

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from xds import otlp
-from xds.otlp import Point
+from xds.traffic import otlp
+from xds.traffic.otlp import Point
 
 MAX_EJECTED: Final = 1_000
 """Ejected endpoints kept of one sidecar; about 200 B each. It has more only if a whole service is down."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from operator import add
 from typing import Final
 
-from xds.edges import UNKNOWN, Numbers, Port, Traffic, percentile
+from xds.traffic.edges import UNKNOWN, Numbers, Port, Traffic, percentile
 
 SOURCE: Final = "source"
 DESTINATION: Final = "destination"

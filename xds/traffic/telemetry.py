@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from operator import add, lt, sub
 from typing import Final
 
-from xds import ejections, otlp, silences
-from xds.edges import UNKNOWN, Edge, Numbers, Port, Traffic, percentile
-from xds.ejections import Ejected
-from xds.otlp import Point
-from xds.silences import RECENT_S, Silence
+from xds.traffic import ejections, otlp, silences
+from xds.traffic.edges import UNKNOWN, Edge, Numbers, Port, Traffic, percentile
+from xds.traffic.ejections import Ejected
+from xds.traffic.otlp import Point
+from xds.traffic.silences import RECENT_S, Silence
 
 MAX_NODES: Final = 20_000
 """Nodes kept at once. Four times the largest mesh that one control plane is measured with."""

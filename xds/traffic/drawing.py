@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Final
 
-from xds.graph import MUTUAL_TLS, Graph, Link, Node
+from xds.traffic.graph import MUTUAL_TLS, Graph, Link, Node
 
 _CHAR: Final = 7.3
 """Width of a character of 12 px monospace; boxes are as wide as their text."""

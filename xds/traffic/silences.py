@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from xds import otlp
-from xds.otlp import Point
+from xds.traffic import otlp
+from xds.traffic.otlp import Point
 
 RECENT_S: Final = 60.0
 """How long a failure is told: a sidecar asks only when there are requests, and for keys with growing pauses."""
