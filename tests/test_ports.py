@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.fakes.manifests import objects, service
 from xds.api.core import Service
-from xds.ports import Ports, PortUse
+from xds.indexes.ports import Ports, PortUse
 
 NUMBERS = st.sampled_from([80, 8080, 5432])
 

@@ -6,7 +6,7 @@ import pytest
 
 from xds.api.core import Meta
 from xds.api.istio_sidecar import EgressHost, Sidecar
-from xds.visibility import Sidecars, imports
+from xds.indexes.visibility import Sidecars, imports
 
 
 def sidecar(

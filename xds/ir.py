@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from xds.features.rate_limit import Rule
     from xds.features.redirect import Redirect
     from xds.features.shared_limit import Entry, Service
-    from xds.ports import PortUse
+    from xds.indexes.ports import PortUse
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ from xds.compile.sidecar import Sidecar, sidecar
 from xds.compile.told import TELLERS
 from xds.compile.transparent import transparent
 from xds.concerns import proxies, selected, under_sidecars
-from xds.expiring import topics_of
 from xds.fields import Problem, Severity
 from xds.hosts import Name, entry_hosts, host_of
+from xds.indexes.expiring import topics_of
 from xds.places import (
     MESH,
     TRUST,

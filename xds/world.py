@@ -19,11 +19,6 @@ from xds.api.istio_sidecar import Sidecar
 from xds.api.istio_traffic import DestinationRule, VirtualService
 from xds.api.mesh import MeshSettings
 from xds.backend import NOBODY, Backend
-from xds.ceilings import Ceilings
-from xds.entries import Entries
-from xds.expiring import Faults
-from xds.forms import PodForms
-from xds.guards import Guards
 from xds.hosts import (
     Name,
     age,
@@ -35,16 +30,21 @@ from xds.hosts import (
     source_label_keys,
     wildcard_levels,
 )
+from xds.indexes.ceilings import Ceilings
+from xds.indexes.entries import Entries
+from xds.indexes.expiring import Faults
+from xds.indexes.forms import PodForms
+from xds.indexes.guards import Guards
+from xds.indexes.members import Members
+from xds.indexes.modes import Modes, modes_of, scope_mode
+from xds.indexes.owners import Owners
+from xds.indexes.ports import Ports
+from xds.indexes.telemetries import Telemetries
+from xds.indexes.terrain import Ranges, Terrain
+from xds.indexes.visibility import Sidecars
 from xds.inject import wants_sidecar
-from xds.members import Members
-from xds.modes import Modes, modes_of, scope_mode
-from xds.owners import Owners
-from xds.ports import Ports
 from xds.sources.store import Change
-from xds.telemetries import Telemetries
-from xds.terrain import Ranges, Terrain
 from xds.topics import Topic
-from xds.visibility import Sidecars
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from xds.api.provider_fields import ProviderService
 from xds.api.providers import ExtAuthzGrpc, ExtAuthzHttp
 from xds.compile.lens import Lens
 from xds.compile.providers import provider_cluster, provider_name, service_cluster
-from xds.guards import Guard, holds
 from xds.hosts import service_of
+from xds.indexes.guards import Guard, holds
 from xds.resources import names
 
 _LOCAL = "cluster.local/"

@@ -18,8 +18,8 @@ from xds.api.providers import ExtAuthzGrpc, ExtAuthzHttp
 from xds.api.targets import SERVICE
 from xds.compile.lens import Lens
 from xds.fields import Problem, Severity
-from xds.guards import Guard
 from xds.hosts import Name
+from xds.indexes.guards import Guard
 
 G = TypeVar("G", AuthorizationPolicy, RequestAuthentication)
 

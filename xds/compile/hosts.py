@@ -20,8 +20,8 @@ from xds.compile.lens import Lens
 from xds.compile.providers import is_called
 from xds.features import ClusterFeature, RouteFeature, load_balancer, retry
 from xds.hosts import Name, age, entry_hosts, host_of, qualify, service_of, visible
+from xds.indexes.visibility import imports
 from xds.resources import names
-from xds.visibility import imports
 
 
 @dataclass(frozen=True, slots=True)

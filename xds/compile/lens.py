@@ -17,12 +17,12 @@ from xds.api.istio_traffic import DestinationRule, VirtualService
 from xds.api.mesh import MeshSettings, OutboundPolicy
 from xds.api.rate_limit import RateLimit
 from xds.backend import Backend
-from xds.forms import PodForm
-from xds.guards import Guard
 from xds.hosts import Name
-from xds.ports import PortUse
-from xds.telemetries import Chain
-from xds.terrain import Ranges
+from xds.indexes.forms import PodForm
+from xds.indexes.guards import Guard
+from xds.indexes.ports import PortUse
+from xds.indexes.telemetries import Chain
+from xds.indexes.terrain import Ranges
 from xds.topics import Topic
 from xds.world import World
 

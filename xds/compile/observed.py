@@ -25,6 +25,7 @@ from xds.compile.lens import Lens
 from xds.compile.providers import provider_cluster, provider_name
 from xds.fields import Problem, Severity
 from xds.hosts import Name
+from xds.indexes.telemetries import Chain
 from xds.observed import (
     AccessLog,
     Metric,
@@ -36,7 +37,6 @@ from xds.observed import (
     Tracing,
     ZipkinTracer,
 )
-from xds.telemetries import Chain
 
 _LINE = "accessLogFile"
 """Name of the provider that the setting of this name stands for; it is used where nobody configures access logs."""

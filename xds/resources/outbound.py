@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from xds.indexes.ports import PortUse
     from xds.ir import Dialling, Named, Scope
-    from xds.ports import PortUse
 
 _Chain = listener_components_pb2.FilterChain
 _Predicate = listener_components_pb2.ListenerFilterChainMatchPredicate
