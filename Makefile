@@ -17,7 +17,7 @@ ARGS ?=
 N ?= 20000
 SEED ?=
 
-.PHONY: help demo test unit envoy authz-campaign kube cluster cluster-up cluster-down check golden docs manifest dashboards images bench gen sync
+.PHONY: help demo test unit envoy authz-campaign authz-changes kube cluster cluster-up cluster-down check golden docs manifest dashboards images bench gen sync
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ envoy: $(STAMP) ## run the tests with real Envoy processes and the Go services
 
 authz-campaign: $(STAMP) ## compare N random access decisions with a reference (N=500000 SEED=7)
 	@$(RUN) python -m tests.envoy.access_campaign --pairs $(N) $(if $(SEED),--seed $(SEED))
+
+authz-changes: N = 60
+authz-changes: $(STAMP) ## change policies N times under traffic: no request is answered by neither set (N=500 SEED=7)
+	@$(RUN) python -m tests.envoy.access_changes --rounds $(N) $(if $(SEED),--seed $(SEED))
 
 kube: $(STAMP) ## build Kubernetes into the cache, once for each machine (8 minutes on two idle cores)
 	@$(RUN) python -m tests.cluster build

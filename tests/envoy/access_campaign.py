@@ -108,11 +108,11 @@ def compare(wire: Wire, world: World) -> Iterator[tuple[Verdict, Difference | No
     """Ask both sides; an allowed request must also reach the application with the path that was judged."""
     for pair, got in zip(world.pairs, wire.ask(world, world.pairs), strict=True):
         wanted = expected(world, pair, wire.at)
-        is_same = _is_meant(got, wanted, pair.http) and (pair.http is None or _is_sent(pair.http, got))
+        is_same = is_meant(got, wanted, pair.http) and (pair.http is None or _is_sent(pair.http, got))
         yield wanted, None if is_same else Difference(world, pair, wanted, got)
 
 
-def _is_meant(got: Answer, wanted: Verdict, http: Http | None) -> bool:
+def is_meant(got: Answer, wanted: Verdict, http: Http | None) -> bool:
     """Whether an answer means this verdict; a token for others is a 403, the reason of which HEAD does not show."""
     is_for_others = "Audiences in Jwt" in got.words or (http is not None and http.method == "HEAD")
     is_refused = wanted is Verdict.UNAUTHENTICATED and got.verdict is Verdict.DENY and is_for_others

@@ -50,6 +50,9 @@ _APPLICATION: Final = "x-application"
 _ASKED_PORT: Final = 22070
 _WORDS: Final = b"hello\n"
 
+CLOSED: Final = ("reset", "closed")
+"""The words of an answer that is none: the connection ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -217,7 +220,7 @@ def _answer(status: int, **more: Any) -> Document:
     return {"match": {"prefix": ""}, "direct_response": {"status": status}, **more}
 
 
-def _applications(at: Addresses) -> Iterator[Document]:
+def applications(at: Addresses) -> Iterator[Document]:
     """What stands behind every sidecar here: it says which target it was sent, or what; and who CUSTOM asks."""
     target = [
         {
@@ -291,7 +294,7 @@ class Wire:
         while len(answers) < len(requests):
             with self.connected(world, client, HTTP_PORT) as wire, wire.makefile("rb") as stream:
                 for http in requests[len(answers) :]:
-                    answer, is_last = _exchange(wire, stream, http)
+                    answer, is_last = exchange(wire, stream, http)
                     answers.append(answer)
                     if is_last:
                         break
@@ -309,12 +312,12 @@ def octets(http: Http) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
-def _exchange(wire: socket.socket, stream: IO[bytes], http: Http) -> tuple[Answer, bool]:
+def exchange(wire: socket.socket, stream: IO[bytes], http: Http) -> tuple[Answer, bool]:
     """Send one request; return its answer, and whether the connection is over."""
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         wire.sendall(octets(http))
         return _response(stream, has_body=http.method != "HEAD")
-    return Answer(None, "reset"), True
+    return Answer(None, CLOSED[0]), True
 
 
 _VERDICTS: Final = {401: Verdict.UNAUTHENTICATED, 403: Verdict.DENY, 400: Verdict.MALFORMED}
@@ -324,7 +327,7 @@ def _response(stream: IO[bytes], *, has_body: bool) -> tuple[Answer, bool]:
     first, headers = stream.readline(), dict[bytes, bytes]()
     for line in iter(stream.readline, b"\r\n"):
         if not line:
-            return Answer(None, "closed"), True
+            return Answer(None, CLOSED[1]), True
         name, _, value = line.partition(b":")
         headers[name.lower()] = value.strip()
     body = stream.read(int(headers.get(b"content-length", b"0"))) if has_body else b""
@@ -355,7 +358,7 @@ def serving(
     below = directory / "manifests"
     below.mkdir(parents=True)
     resources = compiled(below, worlds, manifests(worlds, at, settings or {}))
-    resources["listeners"] += _applications(at)
+    resources["listeners"] += applications(at)
     root = static_envoy.new_root()
     leaf = ca.issue_leaf(
         root,
