@@ -25,6 +25,8 @@ from xds.snapshot import ResourceType
 from xds.sources.directory import Directory
 
 MISTAKES = mistakes()
+NOW = 1_800_000_000
+"""A time at which the tokens of the mistakes are what their folders say."""
 RULES = """
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -78,7 +80,7 @@ class Shop:
         """Return the answer, with places."""
         plan = self._plane.plan
         problems = (*self._directory.problems(), *self._directory.placed(plan.problems()))
-        facts = Facts(plan.world, problems, self._plane.store.get, lambda _pod: proxies)
+        facts = Facts(plan.world, NOW, problems, self._plane.store.get, lambda _pod: proxies)
         question = read_question(source, destination, request, headers)
         found = located(explain(facts, question), self._directory.placed)
         return strip(found, f"{self._root}/")
@@ -209,46 +211,6 @@ spec: {{{selector}mtls: {{mode: {mode or "UNSET"}}}{ports}}}
 """
 
 
-TOKENS = """
-apiVersion: security.istio.io/v1
-kind: RequestAuthentication
-metadata: {name: ours, namespace: shop}
-spec:
-  jwtRules: [{issuer: us, jwksUri: http://orders.shop.svc.cluster.local/keys, fromHeaders: [{name: x-token}]}]
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: known, namespace: shop}
-spec:
-  rules: [{from: [{source: {requestPrincipals: ["*"]}}]}]
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: no-admin, namespace: shop}
-spec: {action: DENY, rules: [{to: [{operation: {paths: [/admin*]}}]}]}
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "headers", "verdict", "policy"),
-    [
-        ("/x", (), "deny", "AuthorizationPolicy shop/known"),
-        ("/x", ("Authorization: Bearer a",), "deny", "AuthorizationPolicy shop/known"),
-        ("/x", ("x-token: a",), "depends", "RequestAuthentication shop/ours"),
-        ("/admin", ("x-token: a",), "deny", "AuthorizationPolicy shop/no-admin"),
-    ],
-)
-def test_what_a_token_says_is_not_made_up(
-    tmp_path: Path, path: str, headers: tuple[str, ...], verdict: str, policy: str
-) -> None:
-    """Without a token nothing is known of the caller; with one the proxy decides, but for what rules deny."""
-    found = Shop(tmp_path, TOKENS).ask("client.shop", "orders", f"GET {path}", *headers)
-
-    authorization = found.targets[0].authorization
-    assert (authorization.verdict, authorization.policy) == (verdict, policy)
-    assert ("lets it in" in found.outcome) is (verdict == "depends")
-
-
 def test_a_cause_of_one_destination_says_its_share(tmp_path: Path) -> None:
     """A subset that nobody has concerns its share of the requests, and the outcome says how many."""
     text = RULES.replace("{version: v2}, trafficPolicy", "{version: v9}, trafficPolicy")
@@ -269,7 +231,10 @@ spec: {}
     found = Shop(tmp_path, f"{RULES}---{closed}").ask("client.shop", "orders", "GET /api/x", "x-user: qa")
 
     assert [(one.code, one.percent) for one in found.causes] == [("denied", 100)]
-    assert found.outcome.startswith("403: a policy of action ALLOW holds")
+    assert found.outcome.startswith(
+        "403: AuthorizationPolicy shop/nobody must allow it, and no rule there can"
+    )
+    assert found.targets[0].authorization.policy == "AuthorizationPolicy shop/nobody"
 
 
 def test_a_fault_that_ends_by_itself_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import shlex
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,6 @@ from xds.__main__ import main
 from xds.admin import listening
 from xds.control import ControlPlane
 from xds.explain.answer import Answer
-from xds.explain.facts import Facts
 from xds.explain.located import located
 from xds.explain.question import Question
 from xds.explain.walk import explain
@@ -50,10 +50,8 @@ async def served(root: Path) -> AsyncGenerator[str]:
     plane.apply(batch.changes, at=0.0, now=0.0, broken=batch.broken)
 
     async def answer(question: Question) -> Answer:
-        known = Facts(
-            plane.plan.world, batch.problems, plane.store.get, plane.proxies_of, plane.is_intercepted
-        )
-        return located(explain(known, question), directory.placed)
+        plane.problems = batch.problems
+        return located(explain(plane.known(time.time()), question), directory.placed)
 
     async with listening(dataclasses.replace(facts(), explain=answer), LOOPBACK) as bound:
         yield str(bound)

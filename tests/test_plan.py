@@ -461,6 +461,59 @@ def test_rules_in_front_of_a_port_name_their_objects_as_cause() -> None:
     assert found and all(table is not None and table.cause == causes for table in found)
 
 
+EVERY_GUARD = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: proa, namespace: proa-system}
+data:
+  mesh: |
+    extensionProviders: [{name: judge, envoyExtAuthzGrpc: {service: judge.shop.svc.cluster.local, port: 80}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody, namespace: shop}
+spec: {}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec: {action: CUSTOM, provider: {name: judge}, rules: [{}]}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec: {jwtRules: [{issuer: a, jwksUri: "https://a.example.com/keys"}]}
+"""
+BYTES = """
+apiVersion: v1
+kind: Service
+metadata: {name: lines, namespace: shop}
+spec: {selector: {app: orders}, ports: [{name: lines, port: 7000, targetPort: 7000, appProtocol: tcp}]}
+"""
+
+
+def test_every_kind_of_guard_is_a_cause_of_what_it_stands_in() -> None:
+    """Also an ALLOW policy without rules, which allows nothing; the listener of bytes has what can be asked of them."""
+    ports = [
+        text.replace(
+            "containerPort: 8080, name: http}", "containerPort: 8080, name: http}, {containerPort: 7000}"
+        )
+        for text in ORDERS
+    ]
+    mesh = Mesh(*ports, BYTES, EVERY_GUARD)
+    view = mesh.view()
+
+    def causes(kind: ResourceType, name: str) -> set[str]:
+        found = mesh.plan.snapshot.resolve(view, kind, name)
+        return set(found.cause) if found else set()
+
+    guards = {"Pod shop/orders-1", "AuthorizationPolicy shop/ask", "AuthorizationPolicy shop/nobody"}
+    (routes,) = (name for name in mesh.names(ResourceType.ROUTES, view) if name.startswith("inbound|"))
+    assert causes(ResourceType.ROUTES, routes) == {*guards, "RequestAuthentication shop/tokens"}
+    assert causes(ResourceType.LISTENER, "inbound|7000") == guards
+    assert causes(ResourceType.LISTENER, routes) == {"Pod shop/orders-1"}
+
+
 def test_namespace_can_join_and_leave_the_mesh() -> None:
     """A namespace's label decides for its Pods at any time, also after their proxies have connected."""
     plain = pod("web-1", "web", "10.0.0.9").replace('proa.dev/inject: "true"', "x: y")

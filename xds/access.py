@@ -5,7 +5,6 @@ It owns the form of that value and what is left of it where only bytes are seen;
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,6 +12,9 @@ from xds.api.conditions import Condition
 from xds.api.istio_authorization import Alternative, Rule
 from xds.api.istio_jwt import JwtRule
 from xds.api.providers import ExtAuthzGrpc, ExtAuthzHttp
+
+PolicyName = tuple[str, str, str]
+"""Kind, namespace and name of a policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,16 @@ class Access:
     audit: tuple[Named, ...] = ()
     tried_deny: tuple[Named, ...] = ()
     tried_allow: tuple[Named, ...] | None = None
+    allowing: tuple[str, ...] = ()
+    """The policies, with and without rules, because of which ``allow`` is not None: ``KIND/NAMESPACE/NAME``."""
 
-    def rules(self) -> Iterator[Named]:
-        """Yield every rule, with those that decide nothing."""
-        yield from (*self.deny, *(self.allow or ()))
-        yield from (*self.audit, *self.tried_deny, *(self.tried_allow or ()))
+    def policies(self) -> set[PolicyName]:
+        """Return every policy that has a say, or whose verdict is told."""
+        rules = (*self.unverified, *self.deny, *(self.allow or ()))
+        rules += (*self.audit, *self.tried_deny, *(self.tried_allow or ()))
+        rules += tuple(named for asked in self.asked for named in asked.rules)
+        named = (*self.allowing, *(one.name for one in (*rules, *self.issuers)))
+        return {policy_of(name) for name in named}
 
     def on_bytes(self) -> Access:
         """Return what holds for a connection whose requests nobody reads.
@@ -82,11 +89,18 @@ class Access:
             audit=tuple(_wider(named) for named in self.audit),
             tried_deny=tuple(_wider(named) for named in self.tried_deny),
             tried_allow=_narrower(self.tried_allow),
+            allowing=self.allowing,
         )
 
 
 OPEN: Final = Access()
 """Nobody has said anything: everything passes."""
+
+
+def policy_of(name: str) -> PolicyName:
+    """Return the policy of the name of a rule, or of its own."""
+    kind, namespace, policy, *_ = name.split("/")
+    return kind, namespace, policy
 
 
 def reads_requests(rule: Rule) -> bool:

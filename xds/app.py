@@ -362,7 +362,7 @@ class App:
 
     async def _explain(self, question: Question) -> Answer:
         """Walk at once, on one state of the world; look for places in files beside the loop."""
-        found = explain(self.plane.known(), question)
+        found = explain(self.plane.known(time.time()), question)
         return await asyncio.to_thread(located, found, lambda asked: self.home.placed(tuple(asked)))
 
     def _status(self) -> Status:

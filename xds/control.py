@@ -225,9 +225,11 @@ class ControlPlane:
         """Return what the connected proxies have said, for the barriers of a rotation."""
         return Fleet(self._bundle_acked, self._leaf_acked, self._channel_roots)
 
-    def known(self) -> Facts:
-        """Return what an explanation may look at."""
-        return Facts(self.plan.world, self.problems, self.store.get, self.proxies_of, self.is_intercepted)
+    def known(self, now_s: float) -> Facts:
+        """Return what an explanation at a time of the epoch may look at."""
+        return Facts(
+            self.plan.world, now_s, self.problems, self.store.get, self.proxies_of, self.is_intercepted
+        )
 
     def proxies_of(self, pod: Name) -> list[tuple[str, tuple[Row, ...]]]:
         """Return the connected proxies of a Pod by their ID, each with what it was sent."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from xds import ir
+from xds.access import PolicyName, policy_of
 from xds.compile.entries import entry_cause, entry_clusters
 from xds.compile.lens import Lens
 from xds.compile.outbound import Outbound
@@ -92,22 +93,36 @@ def placed_outbound(layer: str, found: Outbound) -> dict[Place, Node]:
 def placed_proxy(layer: str, found: Sidecar, cause: tuple[str, ...]) -> dict[Place, Node]:
     """Return the places of what belongs to one proxy alone."""
     out: dict[Place, Node] = {}
-    for kind, nodes in (
-        (ResourceType.LISTENER, found.listeners),
-        (ResourceType.CLUSTER, found.clusters),
-    ):
-        out |= {(layer, kind, node.name): (node, cause) for node in nodes}
+    for node in found.listeners:
+        out[layer, ResourceType.LISTENER, node.name] = (node, (*cause, *_in_listener(node)))
+    out |= {(layer, ResourceType.CLUSTER, node.name): (node, cause) for node in found.clusters}
     for table in found.routes:
-        out[layer, ResourceType.ROUTES, table.name] = (table, (*cause, *_policies(table.port)))
+        out[layer, ResourceType.ROUTES, table.name] = (table, (*cause, *_in_routes(table.port)))
     return out
 
 
-def _policies(port: ir.Inbound) -> tuple[str, ...]:
-    """Return the objects whose rules stand in a port's routes, sorted: ``Kind namespace/name``."""
-    rules = [rule.name for rule in port.access.rules()] if port.access else []
-    rules += [name for name, _ in port.limits.rules] if port.limits else []
-    named = {tuple(rule.split("/")[:3]) for rule in rules}
-    return tuple(sorted(f"{kind} {namespace}/{name}" for kind, namespace, name in named))
+def _in_listener(node: ir.Listener) -> tuple[str, ...]:
+    """Return the objects whose rules stand in a listener, which are those of its ports of bytes."""
+    match node:
+        case ir.Inbound():
+            ports = (node,)
+        case ir.Intercepted():
+            ports = (*node.ports, node.others)
+        case _:
+            ports = ()
+    guards = [port.access.on_bytes() for port in ports if port.access and not port.protocol.is_http]
+    return _objects(named for access in guards for named in access.policies())
+
+
+def _in_routes(port: ir.Inbound) -> tuple[str, ...]:
+    """Return the objects whose rules stand in a port's routes."""
+    guards = port.access.policies() if port.access else set[PolicyName]()
+    limits = {policy_of(name) for name, _ in port.limits.rules} if port.limits else set[PolicyName]()
+    return _objects(guards | limits)
+
+
+def _objects(named: Iterable[PolicyName]) -> tuple[str, ...]:
+    return tuple(sorted({f"{kind} {namespace}/{name}" for kind, namespace, name in named}))
 
 
 def placed_entries(lens: Lens, host: str) -> dict[Place, Node]:

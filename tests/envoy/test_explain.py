@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import random
+import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,7 +44,9 @@ def asked_offline(mesh: MeshUnderTest, ask: tuple[str, str, str], *headers: str)
     plane.apply(batch.changes, at=0.0, now=0.0, broken=batch.broken)
     problems = (*batch.problems, *directory.placed(plane.plan.problems()))
     question = read_question(*ask, headers)
-    return located(explain(Facts(plane.plan.world, problems, plane.store.get), question), directory.placed)
+    return located(
+        explain(Facts(plane.plan.world, time.time(), problems, plane.store.get), question), directory.placed
+    )
 
 
 def asked_live(mesh: MeshUnderTest, ask: tuple[str, str, str], *headers: str) -> Answer:
@@ -213,7 +216,7 @@ def test_the_same_rule_takes_a_request(mesh: MeshUnderTest, seed: int) -> None:
     directory = Directory(mesh.mesh.manifests)
     plane = ControlPlane()
     plane.apply(directory.load().changes, at=0.0, now=0.0)
-    facts, taken = Facts(plane.plan.world), 0
+    facts, taken = Facts(plane.plan.world, 0.0), 0
 
     for _ in range(REQUESTS):
         method, path, headers = _request(chance)

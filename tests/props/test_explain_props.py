@@ -120,7 +120,7 @@ def test_a_verdict_is_that_of_the_reference(seed: int) -> None:
             host = chance.choice(("orders", "orders.shop"))
             headers = [("x-user", chance.choice(("qa", "q", "b"))) for _ in range(chance.choice((0, 1, 2)))]
             found = explain(
-                made.known(),
+                made.known(0.0),
                 read_question("shop/web-0", host, f"{method} {path}", [": ".join(h) for h in headers]),
             )
             verdict = found.targets[0].authorization.verdict
@@ -211,7 +211,7 @@ def test_the_virtual_host_is_that_of_the_whole_table() -> None:
     tails = ("", ".shop", ".web", ".shop.svc", ".web.svc.cluster.local", ".example.com", ".nowhere")
     for host in (f"{name}{tail}{port}" for name in names for tail in tails for port in ("", ":80", ":8080")):
         wanted = by_domain(host, table)
-        found = explain(made.known(), read_question("shop/web-0", host))
+        found = explain(made.known(0.0), read_question("shop/web-0", host))
         assert found.virtual_host == (wanted.name if wanted else ""), host
 
 
@@ -265,7 +265,7 @@ def test_endpoints_are_those_that_are_served(seed: int) -> None:
     made = ControlPlane()
     made.apply(objects(service("orders"), *slices, pod("web-0", "web", "10.9.0.1")), at=0.0, now=0.0)
 
-    counted = explain(made.known(), read_question("shop/web-0", "orders")).targets[0].endpoints
+    counted = explain(made.known(0.0), read_question("shop/web-0", "orders")).targets[0].endpoints
     served = made.snapshot.get("mesh", ResourceType.ENDPOINTS, "outbound|80||orders.shop.svc.cluster.local")
     assert served is not None
     found = endpoint_pb2.ClusterLoadAssignment.FromString(served.body)

@@ -15,7 +15,7 @@ from xds.cli.asking import place, place_options
 from xds.cli.parameters import output_option
 
 if TYPE_CHECKING:
-    from xds.explain.answer import Answer, Target
+    from xds.explain.answer import Answer, Authorization, Target
     from xds.explain.question import Question
 
 _ARROWS: Final = frozenset({"->", "→"})
@@ -103,9 +103,10 @@ def _from_directory(directory: Path, question: Question) -> Answer:
     source = Directory(directory)
     batch = source.load()
     plane = ControlPlane()
-    plane.apply(batch.changes, at=0.0, now=time.time(), broken=batch.broken)
+    now_s = time.time()
+    plane.apply(batch.changes, at=0.0, now=now_s, broken=batch.broken)
     plane.problems = (*batch.problems, *source.placed(plane.plan.problems()))
-    return located(explain(plane.known(), question), source.placed)
+    return located(explain(plane.known(now_s), question), source.placed)
 
 
 def _from_control_plane(question: Question, where: dict[str, Any]) -> Answer:
@@ -197,7 +198,19 @@ def _target(one: Target) -> Iterator[tuple[str, str, str]]:
         yield "server TLS", f"{end.mode} ({end.endpoints} of {ends.healthy})", end.why
     if one.inbound:
         yield "inbound", one.inbound, ""
-    verdict = one.authorization
+    yield from _authorization(one.authorization)
+
+
+def _authorization(verdict: Authorization) -> Iterator[tuple[str, str, str]]:
+    for check in verdict.tokens:
+        meant = f" for {' or '.join(check.audiences)}" if check.audiences else ""
+        yield "token", check.result, check.rule
+        yield "  looked for", " or ".join(check.places), ""
+        yield "  issuer", f"{check.issuer}{meant}; keys {check.keys}", ""
+    for asking in verdict.asked:
+        yield "asks", f"{asking.provider} at {asking.service}, {asking.healthy} healthy", asking.rule
+        for said, then in (("yes", asking.on_yes), ("no", asking.on_no), ("no answer", asking.on_silence)):
+            yield f"  {said}", then, ""
     yield "authorization", verdict.verdict, verdict.policy or verdict.reason
 
 

@@ -93,7 +93,7 @@ class _Found:
     audit: list[Named] = field(default_factory=list[Named])
     tried_deny: list[Named] = field(default_factory=list[Named])
     tried_allow: list[Named] = field(default_factory=list[Named])
-    allows: bool = False
+    allowing: list[str] = field(default_factory=list[str])
     tries_to_allow: bool = False
     is_any: bool = False
 
@@ -121,7 +121,7 @@ class _Found:
     def _take_policy(self, policy: AuthorizationPolicy) -> None:
         match policy.action, policy.dry_run:
             case Action.ALLOW, False:
-                self.allows = True
+                self.allowing.append(f"AuthorizationPolicy/{policy.meta.namespace}/{policy.meta.name}")
                 self.allow += self._allowing(policy)
             case Action.ALLOW, True:
                 self.tries_to_allow = True
@@ -144,10 +144,11 @@ class _Found:
             unverified=tuple(self.unverified),
             asked=tuple(self._asked()),
             deny=tuple(self.deny),
-            allow=tuple(self.allow) if self.allows else None,
+            allow=tuple(self.allow) if self.allowing else None,
             audit=tuple(self.audit),
             tried_deny=tuple(self.tried_deny),
             tried_allow=tuple(self.tried_allow) if self.tries_to_allow else None,
+            allowing=tuple(self.allowing),
         )
 
     def _provider(self, name: str) -> ExtAuthzHttp | ExtAuthzGrpc | None:

@@ -8,17 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from xds import ir
+from xds.access import Access
 from xds.api.core import Pod
 from xds.compile.lens import Lens
+from xds.compile.providers import provider_cluster
 from xds.compile.sidecar import sidecar
 from xds.compile.transparent import transparent
 from xds.explain.answer import Authorization
+from xds.explain.conditions import Arrival
 from xds.explain.facts import Caller, Facts
 from xds.explain.match import Request, without_query
 from xds.explain.paths import written
-from xds.explain.target import Address
-from xds.explain.verdict import Arrival, decide
+from xds.explain.target import Address, addresses, healthy_of
+from xds.explain.verdict import decide
 
 NOBODY = Authorization("none", "", "no endpoint takes the request")
 NO_SIDECAR = Authorization("allow", "", "no sidecar of the mesh stands in front of it")
@@ -35,15 +40,16 @@ def authorize(
     Of several endpoints whose policies differ, a refusal goes before the others.
     """
     verdicts = [
-        (node.name, _decide(caller, cluster, one, node, request)) for one, node in _inbound(facts, found)
+        (node.name, _decide(facts, caller, cluster, one, node, request))
+        for one, node in _inbound(facts, found)
     ]
     if not verdicts:
         return "", NO_SIDECAR if found else NOBODY
     return min(verdicts, key=lambda pair: _ORDER.index(pair[1].verdict))
 
 
-def _decide(
-    caller: Caller, cluster: ir.Cluster, one: Address, node: ir.Inbound, request: Request
+def _decide(  # noqa: PLR0913, PLR0917 -- both ends of one hop
+    facts: Facts, caller: Caller, cluster: ir.Cluster, one: Address, node: ir.Inbound, request: Request
 ) -> Authorization:
     if node.access is None:
         return NO_POLICY
@@ -59,8 +65,21 @@ def _decide(
         address=one.address,
         port=one.port,
         sni=cluster.tls.sni if identity and isinstance(cluster.tls, ir.AutoMtls | ir.Mtls) else "",
+        healthy=_healthy(facts, node.access, node.workload.namespace),
     )
-    return decide(node.access if node.protocol.is_http else node.access.on_bytes(), arrival)
+    if node.protocol.is_http:
+        return decide(node.access, arrival, facts.now_s)
+    verdict = decide(node.access.on_bytes(), arrival, facts.now_s)
+    return structs.replace(verdict, status="closed") if verdict.status else verdict
+
+
+def _healthy(facts: Facts, access: Access, namespace: str) -> dict[str, int]:
+    """Return how many endpoints those have who may be asked about a request, by their cluster."""
+    found: dict[str, int] = {}
+    for asked in access.asked:
+        cluster = provider_cluster(facts.lens, asked.provider, namespace)
+        found[asked.cluster] = len(healthy_of(addresses(facts, cluster, ()))) if cluster else 0
+    return found
 
 
 def _is_mutual(caller: Caller, cluster: ir.Cluster, one: Address) -> bool:

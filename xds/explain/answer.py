@@ -89,12 +89,44 @@ class Tls(msgspec.Struct, frozen=True):
     result: str
 
 
+class TokenCheck(msgspec.Struct, frozen=True):
+    """A rule that looks for a token: in which places, of which issuer, for whom, and what it makes of the request."""
+
+    rule: str
+    issuer: str
+    audiences: tuple[str, ...]
+    places: tuple[str, ...]
+    keys: str
+    result: str
+
+
+class Asking(msgspec.Struct, frozen=True):
+    """Who is asked about the request, by which rule, and what becomes of it by what that one says.
+
+    ``healthy`` counts the endpoints of the service; none: nobody answers.
+    """
+
+    rule: str
+    provider: str
+    service: str
+    healthy: int
+    on_yes: str
+    on_no: str
+    on_silence: str
+
+
 class Authorization(msgspec.Struct, frozen=True):
-    """What the destination's policies say: ``policy`` decided, or came nearest where none did."""
+    """What the destination's policies say: ``policy`` decided, or came nearest where none did.
+
+    ``status`` is what the sender gets where the verdict is ``deny``.
+    """
 
     verdict: str
     policy: str
     reason: str
+    status: str = ""
+    tokens: tuple[TokenCheck, ...] = ()
+    asked: tuple[Asking, ...] = ()
 
 
 class Target(msgspec.Struct, frozen=True):

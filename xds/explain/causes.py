@@ -185,7 +185,10 @@ def of_targets(targets: Iterable[Target], *, is_meshed: bool) -> Iterator[Cause]
             status = "503" if is_meshed else "closed"
             yield Cause("tls", text, "403" if ANSWERED in target.tls.result else status, target.percent)
         elif target.authorization.verdict == "deny":
-            yield Cause("denied", target.authorization.reason, "403", target.percent)
+            found = target.authorization
+            yield Cause("denied", found.reason, found.status, target.percent)
+        elif target.authorization.verdict == "depends":
+            yield Cause("depends", target.authorization.reason, percent=target.percent)
 
 
 def merged(found: Iterable[Cause]) -> list[Cause]:

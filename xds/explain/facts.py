@@ -32,6 +32,8 @@ class Facts:
     """One state of the mesh."""
 
     world: World
+    now_s: float
+    """The time of the epoch at which tokens are looked at."""
     problems: tuple[Problem, ...] = ()
     """Everything that is wrong with the objects, as `proa validate` says it."""
     stored: Callable[[Key], object] = _nothing
