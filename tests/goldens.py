@@ -4,7 +4,8 @@ It owns the way from a folder to that text; it must never decide whether the tex
 
 A case is ``tests/golden/<a-sentence>/in.yaml`` on top of ``base.yaml``. What it shows is what differs from the
 base alone, as the proxy named in its first line sees it (``# proxy: shop/web-0``; that one is the default, and
-``# proxy: shop/web-0 transparent`` is one to which its Pod's traffic is redirected):
+``# proxy: shop/web-0 transparent`` is one to which its Pod's traffic is redirected, ``older`` one whose Envoy takes no
+filters from routes):
 new resources whole, of others the fields that differ. ``defaults`` shows the base itself.
 """
 
@@ -73,9 +74,13 @@ def sentences() -> list[str]:
 
 
 @cache
-def compiled(sentence: str) -> Compiled:
-    """Compile a case with the server's own reader and compiler; an empty sentence is the base alone."""
-    return _compile(ROOT / sentence / INPUT, _proxy(sentence)) if sentence else _compile(None, _DEFAULT_PROXY)
+def compiled(sentence: str, *, older: bool = False) -> Compiled:
+    """Compile a case with the server's own reader and compiler; an empty sentence is the base alone.
+
+    ``older``: for an Envoy that takes no filters from routes, whatever the case says.
+    """
+    proxy = _proxy(sentence) if sentence else _DEFAULT_PROXY
+    return _compile(ROOT / sentence / INPUT if sentence else None, f"{proxy} older" if older else proxy)
 
 
 def rendered(sentence: str) -> dict[str, str]:
@@ -189,9 +194,9 @@ def _compile(case: Path | None, proxy: str) -> Compiled:
         batch = source.load()
         plan = Plan(Snapshot())
         plan.apply(Store().apply_all(batch.changes), batch.broken)
-        pod, _, form = proxy.partition(" ")
+        pod, *forms = proxy.split()
         namespace, _, name = pod.partition("/")
-        view, _ = plan.view((namespace, name), transparent=form == "transparent")
+        view, _ = plan.view((namespace, name), transparent="transparent" in forms, older="older" in forms)
         found = map(str, (*batch.problems, *source.placed(plan.problems())))
         problems = tuple(line.replace(f"{scratch}/", "") for line in found)
     return Compiled(dict(_bodies(plan.snapshot, view)), problems)

@@ -154,15 +154,20 @@ def test_node_says_how_its_traffic_comes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "release"), [(Variant.SOTW, (1, 40)), (Variant.DELTA, (1, 37)), (Variant.DELTA, (1, 35))]
+    ("variant", "release", "own"),
+    [
+        (Variant.SOTW, (1, 40), "transparent"),
+        (Variant.DELTA, (1, 37), "older-transparent"),
+        (Variant.DELTA, (1, 35), "older-transparent"),
+    ],
 )
-def test_who_cannot_ask_is_told_of_everything(variant: Variant, release: tuple[int, int]) -> None:
+def test_who_cannot_ask_is_told_of_everything(variant: Variant, release: tuple[int, int], own: str) -> None:
     """An intercepted proxy of the state-of-the-world variant, or from before 1.38, gets what its class sees."""
     made = plane(service("web"), service("orders"), WEB)
     view = intercepted(made, variant=variant, release=release).view
     clusters = made.snapshot.names(covered(view), ResourceType.CLUSTER)
 
-    assert {"transparent/shop/web-1", "class/shop/", "ns/shop", "mesh"} <= set(view)
+    assert {f"{own}/shop/web-1", "class/shop/", "ns/shop", "mesh"} <= set(view)
     assert "outbound|80||orders.shop.svc.cluster.local" in clusters
 
 

@@ -64,6 +64,15 @@ def test_before_1_37_nothing_is_counted(body: bytes) -> None:
     assert logs(older.listener(body, (1, 36))) == []
 
 
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("1.40.0", True), ("2.0.0", True), ("", True), ("1.39.3", False), ("1.36.4", False)],
+)
+def test_before_1_40_filters_stand_in_the_listener(version: str, expected: bool) -> None:  # noqa: FBT001
+    """There a route cannot bring what verifies tokens; who names no version is of today."""
+    assert older.takes_filters(version) is expected
+
+
 def test_the_form_keeps_name_and_version() -> None:
     """Nothing is sent again to a client that claims the version it holds."""
     form = form_of(Node("web", version="1.37.0"), ResourceType.LISTENER)

@@ -22,7 +22,6 @@ from xds.places import (
     layer_of,
     placed_outbound,
     redirected_layer,
-    transparent_layer,
 )
 from xds.resources import names
 from xds.snapshot import NAMED, ResourceType, View
@@ -53,22 +52,23 @@ class Callers:
         account = backend.service_account or "default"
         return Caller(client, backend.workload or pod[1], account, name, declared)
 
-    def view(self, pod: Name, caller: Caller) -> View:
-        """Return the layers that a Pod's proxy sees, behind those of its stream.
+    def view(self, caller: Caller) -> View:
+        """Return the layers that a caller's proxies see, behind those of each alone.
 
         Of one that cannot ask those come behind that its class sees: the table by Host is nearer than a caller's own.
         """
+        namespace = caller.namespace
         if caller.is_declared:
-            redirected = (redirected_layer(pod[0]), redirected_layer(""))
-            return (transparent_layer(pod), caller.client.layer, caller.layer, *redirected)
+            redirected = (redirected_layer(namespace), redirected_layer(""))
+            return (caller.client.layer, caller.layer, *redirected)
         by_name = (
-            demand_layer(pod[0]),
-            redirected_layer(pod[0]),
-            layer_of(pod[0]),
+            demand_layer(namespace),
+            redirected_layer(namespace),
+            layer_of(namespace),
             redirected_layer(""),
             MESH,
         )
-        return (transparent_layer(pod), caller.layer, NAMED, *by_name, TRUST)
+        return (caller.layer, NAMED, *by_name, TRUST)
 
     def units(self, layer: str, wanted: Iterable[str]) -> list[Unit]:
         """Return the units of what proxies of a caller's layer ask for by name."""

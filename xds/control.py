@@ -24,7 +24,7 @@ from xds.plan import Plan
 from xds.push import Registry
 from xds.report import EjectedEndpoint, SeenByProxy, SilentService
 from xds.resources import names
-from xds.resources.older import can_ask
+from xds.resources.older import can_ask, takes_filters
 from xds.secrets import SecretPut, layer_of
 from xds.snapshot import ResourceType, Snapshot, View
 from xds.sources.store import Store
@@ -243,7 +243,9 @@ class ControlPlane:
     def _view(self, pod: Name | None, session: Session) -> tuple[View, Outcome]:
         is_transparent = session.node is not None and session.node.is_transparent
         own = self._own_layer(session)
-        return self.plan.view(pod, own, transparent=is_transparent, declared=_is_declared(session))
+        is_older = session.node is not None and not takes_filters(session.node.version)
+        declared = _is_declared(session)
+        return self.plan.view(pod, own, transparent=is_transparent, declared=declared, older=is_older)
 
     def _ask_again(self, session: Session, view: View, now: float) -> set[Session]:
         """Compile in another view what a proxy with redirected traffic has asked for."""

@@ -24,7 +24,7 @@ def form_of(node: Node | None, kind: ResourceType | None) -> Form | None:
     if kind is not ResourceType.LISTENER or node is None:
         return None
     release = older.release(node.version)
-    if release is None:
+    if release is None or release >= older.SCOPED_STATS:
         return None
 
     def form(resource: Resource) -> Resource:

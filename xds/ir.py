@@ -292,6 +292,7 @@ class Inbound:
     ``probes`` are exact paths that stay reachable in plaintext under STRICT;
     ``service`` is the host that metrics name as destination (empty: none selects this port).
     ``access`` says who may come in (None: no policy does, everybody may). HTTP is guarded by ``InboundRoutes``.
+    ``is_older``: its Envoy takes no filters from routes, so that the listener holds them.
     """
 
     name: str
@@ -307,6 +308,7 @@ class Inbound:
     observed: Observed = NOTHING_OBSERVED
     access: Access | None = None
     paths: PathNormalization = PathNormalization.BASE
+    is_older: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,6 @@ TRUST = "trust"
 """The layer of the trust bundle, which every proxy sees."""
 
 
-TRANSPARENT = "transparent/"
-"""How the layers begin that only a proxy with intercepted traffic sees."""
-
-
 @dataclass(slots=True)
 class Outcome:
     """What a batch did: the resources that differ, in order, and the Pods whose view may differ."""
@@ -90,8 +86,11 @@ def placed_outbound(layer: str, found: Outbound) -> dict[Place, Node]:
     return out | {(layer, ResourceType.CLUSTER, node.name): (node, cause) for node in found.clusters}
 
 
-def placed_proxy(layer: str, found: Sidecar, cause: tuple[str, ...]) -> dict[Place, Node]:
-    """Return the places of what belongs to one proxy alone."""
+def placed_proxy(layer: str, found: Sidecar | None) -> dict[Place, Node]:
+    """Return the places of what belongs to one proxy alone, None for a Pod that is gone."""
+    if found is None:
+        return {}
+    cause = (f"Pod {layer.partition('/')[2]}",)
     out: dict[Place, Node] = {}
     for node in found.listeners:
         out[layer, ResourceType.LISTENER, node.name] = (node, (*cause, *_in_listener(node)))
@@ -138,16 +137,6 @@ def placed_entries(lens: Lens, host: str) -> dict[Place, Node]:
 def redirected_layer(namespace: str) -> str:
     """Return the layer of what proxies with redirected traffic see otherwise than others; as ``layer_of``."""
     return f"redirected/{namespace}" if namespace else "redirected"
-
-
-def proxy_layer(pod: Name) -> str:
-    """Return the layer of what only one Pod's proxy sees."""
-    return f"proxy/{pod[0]}/{pod[1]}"
-
-
-def transparent_layer(pod: Name) -> str:
-    """Return the layer of what only one Pod's proxy sees when the Pod's traffic is intercepted."""
-    return f"{TRANSPARENT}{pod[0]}/{pod[1]}"
 
 
 def is_caller(layer: str) -> bool:

@@ -21,9 +21,8 @@ from xds.compile.check import check, check_settings
 from xds.compile.clusters import clusters
 from xds.compile.hosts import Client, foreign_host, sees_cluster, virtual_hosts
 from xds.compile.lens import Lens
-from xds.compile.sidecar import Sidecar, sidecar
+from xds.compile.proxies import proxy
 from xds.compile.told import TELLERS
-from xds.compile.transparent import transparent
 from xds.concerns import proxies, selected, under_sidecars
 from xds.fields import Problem, Severity
 from xds.hosts import Name, entry_hosts, host_of
@@ -39,8 +38,6 @@ from xds.places import (
     placed,
     placed_entries,
     placed_proxy,
-    proxy_layer,
-    transparent_layer,
 )
 from xds.reads import Reads
 from xds.resources import names
@@ -50,7 +47,7 @@ from xds.snapshot import NAMED, ResourceType, Snapshot
 from xds.sources.store import Change
 from xds.subsets import Subsets
 from xds.tables import BY_HOST, Tables, Unit
-from xds.units import ORDER, TABLE_UNITS, units_of
+from xds.units import ORDER, PROXY_UNITS, TABLE_UNITS, proxy_layer, proxy_unit, units_of
 from xds.world import Topic, World
 
 MAX_CAUSES = 8
@@ -91,8 +88,7 @@ class Plan:
     def apply(self, changes: Iterable[Change], broken: Iterable[Key] = ()) -> Outcome:
         """Take one consistent batch of changes into the world and bring the snapshot up to date.
 
-        ``broken`` are objects that exist but could never be read: a PeerAuthentication among
-        them makes its scope STRICT until it can.
+        ``broken`` ones could never be read: a PeerAuthentication among them makes its scope STRICT until it can.
         """
         self._outcome = Outcome()
         batch = list(changes)
@@ -123,27 +119,36 @@ class Plan:
         return self._outcome, tuple(map(str, self._cause if ended else ()))
 
     def view(
-        self, pod: Name | None, stream: str = "", *, transparent: bool = False, declared: bool = False
+        self,
+        pod: Name | None,
+        stream: str = "",
+        *,
+        transparent: bool = False,
+        declared: bool = False,
+        older: bool = False,
     ) -> tuple[tuple[str, ...], Outcome]:
         """Return the layers that a proxy sees, most specific first, and what that brought into being.
 
-        A Pod that is unknown or not meshed gets the outbound view of its namespace (None: of
-        ``default``) and no inbound. ``transparent`` asks for listeners that take intercepted traffic
-        instead of a local address, for a Pod only; ``declared``: its proxy cannot ask, and gets all that a class sees.
+        A Pod that is unknown or not meshed gets the outbound view of its namespace (None: of ``default``) and no
+        inbound. ``transparent`` asks for listeners that take intercepted traffic instead of a local address, for a Pod
+        only; ``declared``: its proxy cannot ask, and gets all that a class sees; ``older``: no filters from routes.
         """
         self._outcome = Outcome()
         self._cause = (f"Pod {pod[0]}/{pod[1]}" if pod else "Namespace default",)
         own = (f"stream/{stream}",) if stream else ()
         client = self.client(pod)
-        if pod is not None and self.world.pod(pod) is not None:  # a stream may outlive its Pod
-            self._enter(("transparent" if transparent else "sidecar", *pod))
-        if pod is not None and transparent:
+        if pod is not None:
+            unit = proxy_unit(pod, transparent=transparent, older=older)
+            own = (*own, proxy_layer(unit))
+            if self.world.pod(pod) is not None:  # a stream may outlive its Pod
+                self._enter(unit)
+        if pod is None or not transparent:
+            own = (*own, client.layer)
+        else:
             caller = self.callers.of(pod, client, declared=declared)
             if self.callers.tables.open(caller):
                 self._enter(("caller", caller.layer))
-            own = (*own, *self.callers.view(pod, caller))
-        else:
-            own = (*own, *((proxy_layer(pod),) if pod else ()), client.layer)
+            own = (*own, *self.callers.view(caller))
         if NAMED not in own:
             if self._tables.open(client):
                 self._fill(client)
@@ -226,8 +231,8 @@ class Plan:
             case "Pod":
                 self._outcome.review.add(name)
                 if change.new is None:
-                    self._stop(("sidecar", *name))
-                    self._stop(("transparent", *name))
+                    for kind in PROXY_UNITS:
+                        self._stop((kind, *name))
             case _:
                 pass
 
@@ -310,11 +315,10 @@ class Plan:
         match unit:
             case ("clusters", namespace, name):
                 touched = self._run_clusters(lens, unit, (namespace, name))
-            case ("sidecar", namespace, name):
-                self._put_proxy(unit, proxy_layer((namespace, name)), sidecar(lens, (namespace, name)))
-            case ("transparent", namespace, name):
-                found = transparent(lens, (namespace, name))
-                self._put_proxy(unit, transparent_layer((namespace, name)), found)
+            case (kind, namespace, name) if kind in PROXY_UNITS:
+                found = proxy(lens, kind, (namespace, name))
+                self._report(unit, found.problems if found else ())
+                self._put(unit, placed_proxy(proxy_layer(unit), found))
             case ("vhosts" | "foreign", *_):
                 self._run_hosts(lens, unit)
             case ("caller" | "demand" | "rules", *_):
@@ -365,10 +369,6 @@ class Plan:
             nodes |= placed({namespace: clusters(lens, service, shape)}, cause)
         self._put(unit, nodes)
         return {("shapes", *service)} if is_other else set()
-
-    def _put_proxy(self, unit: Unit, layer: str, found: Sidecar | None) -> None:
-        self._report(unit, found.problems if found else ())
-        self._put(unit, placed_proxy(layer, found, (f"Pod {unit[1]}/{unit[2]}",)) if found else {})
 
     def _put(self, unit: Unit, nodes: dict[Place, Node]) -> None:
         self._outcome.changed += self.results.put(unit, nodes)

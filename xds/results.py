@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from xds import ir
-from xds.places import TRANSPARENT, Node, Place, build
+from xds.places import Node, Place, build
 from xds.snapshot import Resource, Snapshot, encode
 from xds.tables import Unit
 
 _NOTHING: Mapping[Place, Node] = {}
 
-_SHARED = (TRANSPARENT, "caller/", "demand/")
+_SHARED = ("transparent/", "older-transparent/", "caller/", "demand/")
 """Beginnings of layers whose nodes are equal for many."""
 
 

@@ -49,17 +49,20 @@ class ResourceType(enum.Enum):
     __hash__ = object.__hash__
 
 
+_OWN = ("proxy", "transparent", "older-proxy", "older-transparent")
+"""What belongs to one proxy, in the form of its listeners (units.PROXY_LAYERS)."""
+
 LAYERS: dict[ResourceType, tuple[str, ...]] = {
     # One proxy's own clusters, what was asked for by name, what a namespace sees differently, then the mesh.
-    ResourceType.CLUSTER: ("proxy", "transparent", "caller", "demand", "redirected", "scope", "ns", "mesh"),
+    ResourceType.CLUSTER: (*_OWN, "caller", "demand", "redirected", "scope", "ns", "mesh"),
     # Endpoints never depend on one proxy: that is what makes them cheap to share.
     ResourceType.ENDPOINTS: ("scope", "ns", "mesh"),
     # A listener binds addresses of its own pod.
     # Of a proxy with intercepted traffic, only the inbound one is its own.
-    ResourceType.LISTENER: ("proxy", "transparent", "caller"),
+    ResourceType.LISTENER: (*_OWN, "caller"),
     # Routes are equal for proxies with equal labels and scope: one table per class, or per calling workload. A
     # workload's own ports have one each.
-    ResourceType.ROUTES: ("proxy", "transparent", "class", "caller"),
+    ResourceType.ROUTES: (*_OWN, "class", "caller"),
     ResourceType.SCOPES: ("caller",),
     # A key belongs to one stream; the trust bundle belongs to all.
     ResourceType.SECRET: ("stream", "trust"),

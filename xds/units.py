@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xds.api.core import Key
+from xds.hosts import Name
 from xds.tables import Unit
 
 ORDER = {
@@ -25,6 +26,8 @@ ORDER = {
     "endpoints": 3,
     "sidecar": 4,
     "transparent": 4,
+    "older-sidecar": 4,
+    "older-transparent": 4,
     "demand": 4,
     "caller": 4,
     "vhosts": 5,
@@ -34,8 +37,16 @@ ORDER = {
 """Checks decide what is in force, so they run first; the others follow make-before-break. An entry lets go of a host
 before the Service that has it now takes its clusters' names."""
 
-PROXY_UNITS = frozenset({"sidecar", "transparent"})
-"""Units of one proxy each, as (kind, namespace, pod): one for each form of its listeners that somebody sees."""
+PROXY_LAYERS = {
+    "sidecar": "proxy",
+    "transparent": "transparent",
+    "older-sidecar": "older-proxy",
+    "older-transparent": "older-transparent",
+}
+"""Units of one proxy each, as (kind, namespace, pod), one for each form of its listeners that somebody sees: by kind,
+how the layer of their results begins."""
+
+PROXY_UNITS = frozenset(PROXY_LAYERS)
 
 
 TABLE_UNITS = frozenset({"vhosts", "foreign", "caller", "rules"})
@@ -54,6 +65,17 @@ _OF_KIND = {
     "RequestAuthentication": "authentication",
 }
 """The one unit that an object of a kind begins, where it is one."""
+
+
+def proxy_unit(pod: Name, *, transparent: bool, older: bool) -> Unit:
+    """Return the unit of a Pod's proxy in the form of its listeners."""
+    return (f"{'older-' if older else ''}{'transparent' if transparent else 'sidecar'}", *pod)
+
+
+def proxy_layer(unit: Unit) -> str:
+    """Return the layer of what only one Pod's proxy sees, in the form of a unit of ``PROXY_UNITS``."""
+    kind, namespace, name = unit
+    return f"{PROXY_LAYERS[kind]}/{namespace}/{name}"
 
 
 def units_of(key: Key, layers: Iterable[str]) -> list[Unit]:

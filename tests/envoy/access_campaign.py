@@ -128,8 +128,8 @@ def _is_sent(http: Http, got: Answer) -> bool:
     )
 
 
-def run(pairs: int, seed: int, work: Path, extras: frozenset[str] = EXTRAS) -> Report:
-    """Compare this many pairs (rounded up to whole worlds) of a seed."""
+def run(pairs: int, seed: int, work: Path, extras: frozenset[str] = EXTRAS, version: str = "") -> Report:
+    """Compare this many pairs (rounded up to whole worlds) of a seed, with an Envoy of a version (empty: today's)."""
     at = addresses()
     report = Report(seed)
     indexes = range(-(-pairs // PAIRS))
@@ -138,7 +138,7 @@ def run(pairs: int, seed: int, work: Path, extras: frozenset[str] = EXTRAS) -> R
             access_requests.make(seed, index, number, at, pairs=PAIRS, extras=extras)
             for number, index in enumerate(indexes[start : start + WORLDS])
         ]
-        with serving(work / f"batch-{start}", worlds, at) as wire:
+        with serving(work / f"batch-{start}", worlds, at, version=version) as wire:
             for verdict, difference in itertools.chain.from_iterable(
                 compare(wire, world) for world in worlds
             ):
@@ -246,12 +246,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--envoy", metavar="VERSION", default="", help="an older one (envoy/versions)")
     parser.add_argument("--work", type=Path, default=None)
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)  # noqa: T201  # the program's output
     with tempfile.TemporaryDirectory() as scratch:
         work, began = options.work or Path(scratch), time.monotonic()
-        report = run(options.pairs, options.seed, work)
+        report = run(options.pairs, options.seed, work, version=options.envoy)
         for n, difference in enumerate(report.differences[:_SHOWN]):
             print("---", shrunk(difference, work / f"shrink-{n}"), sep="\n")  # noqa: T201  # the same
         print(f"{report}; {time.monotonic() - began:.0f} s")  # noqa: T201  # the same

@@ -34,13 +34,16 @@ from tests.access_worlds import (
     Pair,
     World,
 )
-from tests.envoy import static_envoy
+from tests.envoy import releases, static_envoy
 from tests.envoy.static_envoy import Document
 from tests.fakes.entropy import counted_entropy
 from xds import ca
+from xds.dialects import form_of
+from xds.events import Node
 from xds.fields import Severity
 from xds.identity import Identity
 from xds.plan import Plan
+from xds.resources.older import takes_filters
 from xds.snapshot import ResourceType, Snapshot
 from xds.sources.directory import Directory
 from xds.sources.store import Store
@@ -142,8 +145,10 @@ class RefusedError(Exception):
     """The control plane found a fault in manifests that have none."""
 
 
-def compiled(directory: Path, worlds: Sequence[World], documents: Sequence[Document]) -> Document:
-    """The listeners and clusters of all worlds' workloads, as one Envoy's static resources."""
+def compiled(
+    directory: Path, worlds: Sequence[World], documents: Sequence[Document], version: str = ""
+) -> Document:
+    """The listeners and clusters of all worlds' workloads, as one Envoy's static resources (empty: today's)."""
     (directory / "mesh.yaml").write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper), encoding="utf-8")
     source = Directory(directory)
     batch = source.load()
@@ -155,8 +160,8 @@ def compiled(directory: Path, worlds: Sequence[World], documents: Sequence[Docum
     listeners: list[Document] = []
     clusters: dict[str, Document] = {}
     for world in worlds:
-        view, _ = plan.view((world.namespace, "orders"), transparent=False)
-        kinds = {kind: _documents(plan.snapshot, view, kind) for kind in goldens.MESSAGES}
+        view, _ = plan.view((world.namespace, "orders"), older=not takes_filters(version))
+        kinds = {kind: _documents(plan.snapshot, view, kind, version) for kind in goldens.MESSAGES}
         for name, found in kinds[ResourceType.LISTENER].items():
             if found.get("traffic_direction") == "INBOUND":
                 static = _static(found, kinds[ResourceType.ROUTES])
@@ -165,12 +170,16 @@ def compiled(directory: Path, worlds: Sequence[World], documents: Sequence[Docum
     return {"listeners": listeners, "clusters": list(clusters.values())}
 
 
-def _documents(snapshot: Snapshot, view: tuple[str, ...], kind: ResourceType) -> dict[str, Document]:
+def _documents(
+    snapshot: Snapshot, view: tuple[str, ...], kind: ResourceType, version: str
+) -> dict[str, Document]:
     found: dict[str, Document] = {}
+    form = form_of(Node("orders", version=version), kind)
     for name in sorted(snapshot.names(view, kind)):
         resource = snapshot.resolve(view, kind, name)
         assert resource is not None
-        found[name] = static_envoy.as_document(goldens.MESSAGES[kind].FromString(resource.body))
+        body = (form(resource) if form else resource).body
+        found[name] = static_envoy.as_document(goldens.MESSAGES[kind].FromString(body))
     return found
 
 
@@ -352,12 +361,16 @@ def _identity(directory: Path, root: ca.Authority, peer: str) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path, worlds: Sequence[World], at: Addresses, settings: Document | None = None
+    directory: Path,
+    worlds: Sequence[World],
+    at: Addresses,
+    settings: Document | None = None,
+    version: str = "",
 ) -> Generator[Wire]:
-    """One Envoy in front of all of these worlds' workloads, under these mesh settings."""
+    """One Envoy (empty: today's) in front of all of these worlds' workloads, under these mesh settings."""
     below = directory / "manifests"
     below.mkdir(parents=True)
-    resources = compiled(below, worlds, manifests(worlds, at, settings or {}))
+    resources = compiled(below, worlds, manifests(worlds, at, settings or {}), version)
     resources["listeners"] += applications(at)
     root = static_envoy.new_root()
     leaf = ca.issue_leaf(
@@ -378,5 +391,5 @@ def serving(
     document["static_resources"]["listeners"] = resources["listeners"]
     document["static_resources"]["clusters"] += resources["clusters"]
     document["static_resources"]["secrets"] = resources["secrets"]
-    with static_envoy.running(document, directory):
+    with static_envoy.running(document, directory, releases.envoy(version) if version else None):
         yield Wire(directory, root, at)

@@ -72,7 +72,8 @@ def _with_scopes(value: Any, body: bytes) -> Any:
     if not isinstance(value, dict):
         return value
     found: Document = {key: _with_scopes(item, body) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if str(found.get("@type", "")).endswith("access_loggers.stats.v3.Config"):
+    # An older one has a prefix instead.
+    if str(found.get("@type", "")).endswith("access_loggers.stats.v3.Config") and "stat_prefix" not in found:
         (series,) = {series for series in _SERIES if _scope(series) in body}
         found["stats_scope"] = stats.Config.parse(_scope(series)).to_dict(casing=betterproto2.Casing.SNAKE)[
             "stats_scope"
@@ -117,12 +118,12 @@ def bootstrap(
     return document | {"static_resources": _from_files(resources, files, "")}
 
 
-def validate(document: Document, directory: Path) -> None:
-    """Let a real Envoy judge a bootstrap and all that is in it; fails the test with its words."""
+def validate(document: Document, directory: Path, envoy: Path | None = None) -> None:
+    """Let a real Envoy (None: today's) judge a bootstrap and all that is in it; fails the test with its words."""
     config = directory / "validate.json"
     config.write_text(json.dumps(document), encoding="utf-8")
     done = subprocess.run(
-        [programs.envoy(), "--mode", "validate", "-l", "error", "-c", config],
+        [envoy or programs.envoy(), "--mode", "validate", "-l", "error", "-c", config],
         capture_output=True, text=True, timeout=START_S, check=False,
     )  # fmt: skip
 
@@ -188,13 +189,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(document: Document, directory: Path) -> Generator[Running]:
-    """A started Envoy that is ready, and is gone afterwards."""
+def running(document: Document, directory: Path, envoy: Path | None = None) -> Generator[Running]:
+    """A started Envoy (None: today's) that is ready, and is gone afterwards."""
     config, admin = directory / "envoy.json", directory / "admin"
     config.write_text(json.dumps(document), encoding="utf-8")
     log = (directory / "envoy.log").open("wb")
     process = subprocess.Popen(
-        [programs.envoy(), "-c", config, "--concurrency", "1", "--disable-hot-restart", "-l", "warning",
+        [envoy or programs.envoy(), "-c", config, "--concurrency", "1", "--disable-hot-restart", "-l", "warning",
          "--admin-address-path", admin],
         stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip

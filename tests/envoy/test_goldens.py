@@ -11,21 +11,26 @@ from typing import Any
 import pytest
 
 from tests import goldens
-from tests.envoy import static_envoy
+from tests.envoy import releases, static_envoy
 from tests.envoy.static_envoy import Document
 from tests.fakes.entropy import counted_entropy
+from xds.dialects import form_of
+from xds.events import Node
 from xds.identity import Identity
-from xds.snapshot import ResourceType
+from xds.resources.older import takes_filters
+from xds.snapshot import ResourceType, encode
 
 pytestmark = pytest.mark.envoy
 
 
-def documents(kind: ResourceType) -> list[Document]:
-    """Every different resource of a type that any case gives."""
-    cases = map(goldens.compiled, ("", *goldens.sentences()))
+def documents(kind: ResourceType, version: str) -> list[Document]:
+    """Every different resource of a type that any case gives, in the form of a version (empty: today's)."""
+    older = not takes_filters(version)
+    cases = [goldens.compiled(sentence, older=older) for sentence in ("", *goldens.sentences())]
     bodies = {body for case in cases for (of, _), body in case.bodies.items() if of is kind}
-    message = goldens.MESSAGES[kind]
-    return [static_envoy.as_document(message.FromString(body)) for body in sorted(bodies)]
+    form = form_of(Node("web-0.shop", version=version), kind)
+    told = [form(encode(kind, "", body)).body if form else body for body in sorted(bodies)]
+    return [static_envoy.as_document(goldens.MESSAGES[kind].FromString(body)) for body in told]
 
 
 def apart(listeners: Iterable[Document]) -> list[Document]:
@@ -95,20 +100,22 @@ def certificates(directory: Path) -> dict[str, str]:
     return out
 
 
-def test_envoy_accepts_every_golden_resource(tmp_path: Path) -> None:
-    """One Envoy takes all listeners, route tables, clusters and endpoints of all cases."""
+@pytest.mark.parametrize("version", ["", *releases.kept()])
+def test_envoy_accepts_every_golden_resource(tmp_path: Path, version: str) -> None:
+    """One Envoy takes all listeners, route tables, clusters and endpoints of all cases; older ones take their form."""
     # An intercepted proxy's outbound listener subscribes as it is read, and validation has no stream: Envoy 1.40
     # crashes. tests/envoy/test_outbound.py gives it one.
-    listeners = [found for found in documents(ResourceType.LISTENER) if not is_subscriber(found)]
+    listeners = [found for found in documents(ResourceType.LISTENER, version) if not is_subscriber(found)]
     outbound = next(found for found in listeners if found["name"] == "outbound")
-    tables = [with_table(outbound, table) for table in documents(ResourceType.ROUTES)]
-    named = [static_envoy.startable(found) for found in documents(ResourceType.CLUSTER)]
+    tables = [with_table(outbound, table) for table in documents(ResourceType.ROUTES, version)]
+    named = [static_envoy.startable(found) for found in documents(ResourceType.CLUSTER, version)]
     clusters = [{**found, "name": f"{found['name']}#{n}"} for n, found in enumerate(named)]
     # A tracer wants its cluster by name, as a proxy has it before the listener.
     clusters += {found["name"]: found for found in named if found["name"].startswith("provider|")}.values()
-    filled = [with_endpoints(found, n) for n, found in enumerate(documents(ResourceType.ENDPOINTS))]
+    filled = [with_endpoints(found, n) for n, found in enumerate(documents(ResourceType.ENDPOINTS, version))]
     document = static_envoy.bootstrap([], [])
     document["static_resources"]["listeners"] = apart([*listeners, *tables])
     document["static_resources"]["clusters"] += [*clusters, *filled]
 
-    static_envoy.validate(with_own_files(document, certificates(tmp_path)), tmp_path)
+    envoy = releases.envoy(version) if version else None
+    static_envoy.validate(with_own_files(document, certificates(tmp_path)), tmp_path, envoy)

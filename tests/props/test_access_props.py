@@ -14,7 +14,7 @@ from xds.api.istio_authorization import Action, AuthorizationPolicy, Rule, close
 from xds.api.istio_jwt import RequestAuthentication, read_request_authentication, unreadable
 from xds.fields import ConfigError, Reader
 from xds.pb.envoy.extensions.rbac.principals.mtls_authenticated.v3 import mtls_authenticated_pb2
-from xds.resources.access import of_connection, of_route
+from xds.resources.access import chain, of_connection, of_requests
 from xds.resources.conditions import principals
 
 META = Meta("shop", "orders")
@@ -53,7 +53,7 @@ def test_a_policy_is_refused_or_built(spec: object) -> None:
         allowed = closed_allow(rule)
         assert allowed is not None
         access = Access(deny=(named,), allow=(Named(named.name, allowed),), audit=(named,))
-        assert of_route(access).value
+        assert chain(of_requests(access)).value
         assert len(of_connection("inbound|80", access)) == 3
 
 
@@ -63,7 +63,7 @@ def test_an_authentication_is_refused_or_built(spec: object) -> None:
     """Every rule that is accepted becomes a provider of Envoy's."""
     found = authentication(spec)
     issuers = [Issuer(str(i), rule, "keys") for i, rule in enumerate(found.rules if found else ())]
-    assert of_route(Access(issuers=tuple(issuers))).value
+    assert chain(of_requests(Access(issuers=tuple(issuers)))).value
 
 
 @SLOW_INPUTS

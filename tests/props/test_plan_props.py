@@ -223,7 +223,7 @@ POOL = (
 )
 OBJECTS = [objects(text)[0] for text in POOL]
 KEYS = sorted({key for key, _ in OBJECTS})
-FORMS = ("addressed", "transparent", "declared")
+FORMS = ("addressed", "transparent", "declared", "older")
 PROXIES = (("shop", "o1"), ("shop", "o2"), ("shop", "w1"), ("other", "x"))
 
 Step = list[int]
@@ -233,7 +233,10 @@ STEPS = st.lists(st.lists(st.integers(0, len(OBJECTS) + len(KEYS) - 1), min_size
 def _content(plan: Plan) -> dict[object, object]:
     out: dict[object, object] = {}
     for proxy, form in itertools.product(PROXIES, FORMS):
-        view = plan.view(proxy, transparent=form != "addressed", declared=form == "declared")[0]
+        is_transparent = form not in {"addressed", "older"}
+        view = plan.view(
+            proxy, transparent=is_transparent, declared=form == "declared", older=form == "older"
+        )[0]
         for kind in ResourceType:
             for name in plan.snapshot.names(view, kind):
                 found = plan.snapshot.resolve(view, kind, name)

@@ -56,6 +56,7 @@ _PUSHED: Final = (
     r"|cluster\.(outbound|o)\|[^.]*\.(endpoint\..*\.healthy|outlier_detection\.ejections_active)"
     # Services that are asked about requests, and do not answer.
     r"|cluster\.inbound\|[^.]*\.(ratelimit|ext_authz)\.error|filter_chain\.jwt_authn\.jwks_fetch_failed"
+    r"|http\.inbound[^.]*\.jwt_authn\.jwks_fetch_failed"  # where the listener has the filter (docs/adr/0036)
     # Services that providers name: a collector answers nothing, but it takes connections.
     r"|cluster\.provider\|[^.]*\.upstream_cx_connect_fail"
 )

@@ -12,6 +12,7 @@ import random
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -83,6 +84,8 @@ class Mesh:
     """Where the control plane listens for sidecars."""
     collector: tuple[str, int] | None = None
     """Where sidecars push their counters besides."""
+    envoys: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """Pods whose sidecar is another Envoy than that of the wheel."""
     family: Family = field(init=False)
     xds_port: int = field(default_factory=free_port)
     admin_port: int = field(default_factory=free_port)
@@ -138,7 +141,8 @@ class Mesh:
         content = bootstrap.build(self._spec(pod))
         content["dynamic_resources"]["ads_config"]["api_type"] = self.ads_variant
         document.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        argv = [str(programs.envoy()), "-c", str(document), "--concurrency", str(self.concurrency)]
+        envoy = self.envoys.get(pod.name) or programs.envoy()
+        argv = [str(envoy), "-c", str(document), "--concurrency", str(self.concurrency)]
         argv += ["--disable-hot-restart", "-l", "warning"]
         argv += ["--drain-strategy", "immediate", "--drain-time-s", str(settings.DRAIN_S)]
         argv += ["--file-flush-interval-msec", str(settings.LOG_FLUSH_MS)]

@@ -38,17 +38,22 @@ every open connection; a listener's filters hold for connections that come after
 ALLOW: Final = "allow"
 """The last of these filters; until the route brings its own, it lets nothing through."""
 
-_UNVERIFIED: Final = "unverified"
-_TOKENS: Final = "tokens"
+UNVERIFIED: Final = "unverified"
+TOKENS: Final = "tokens"
 _CUSTOM: Final = "custom"
-_ASKED: Final = "asked"
-_DENY: Final = "deny"
-_AUDIT: Final = "audit"
+ASKED: Final = "asked"
+"""Beginning of the names of those who are asked."""
+
+DENY: Final = "deny"
+AUDIT: Final = "audit"
 
 TRIED_DENY: Final = "istio_dry_run_deny_"
 TRIED_ALLOW: Final = "istio_dry_run_allow_"
 AUDITED: Final = "audit_"
 """How the keys begin under which a verdict without effect is told, in metadata and counters; two are Istio's."""
+
+Part = tuple[str, "Message"]
+"""A filter: its name among those of a port, and what it is configured with."""
 
 _Chain = filter_chain_pb2.FilterChain
 _Http = http_rbac_pb2.RBAC
@@ -58,29 +63,38 @@ _Rbac = rbac_pb2.RBAC
 
 def guard() -> http_connection_manager_pb2.HttpFilter:
     """Return the filter of a listener that asks the route for its rules, and denies where the route has none."""
-    closed = _Http(rules=_Rbac(action=_Rbac.ALLOW))
-    return http_filter(
-        GUARD, filter_chain_pb2.FilterChainConfig(default_filter_chain=_Chain(filters=[_part(ALLOW, closed)]))
-    )
+    closed = filter_chain_pb2.FilterChain(filters=[_extension(ALLOW, nobody())])
+    return http_filter(GUARD, filter_chain_pb2.FilterChainConfig(default_filter_chain=closed))
 
 
-def of_route(access: Access | None, behind: Iterable[tuple[str, Message]] = ()) -> Any:
-    """Return what a route tells that filter; None: everybody may pass. What they pass stands ``behind``, in order."""
+def nobody() -> http_rbac_pb2.RBAC:
+    """Return rules that let nothing through."""
+    return _Http(rules=_Rbac(action=_Rbac.ALLOW))
+
+
+def chain(parts: Iterable[Part]) -> Any:
+    """Return what a route tells that filter: what a request passes, in order."""
+    filters = [_extension(name, config) for name, config in parts]
+    return pack(filter_chain_pb2.FilterChainConfigPerRoute(filter_chain=_Chain(filters=filters)))
+
+
+def of_requests(access: Access | None) -> list[Part]:
+    """Return what a request must pass, in order; None: everybody may."""
     found = access or OPEN
-    parts: list[extension_pb2.TypedExtensionConfig] = []
+    parts: list[Part] = []
     if found.unverified:
-        parts.append(_part(_UNVERIFIED, _Http(rules=rules(_Rbac.DENY, found.unverified))))
+        parts.append((UNVERIFIED, _Http(rules=rules(_Rbac.DENY, found.unverified))))
     if found.issuers:
-        parts.append(_part(_TOKENS, tokens.verified(found.issuers)))
+        parts.append((TOKENS, tokens.verified(found.issuers)))
     for index, asked in enumerate(found.asked):
         matching = _Http(
             shadow_rules=rules(_Rbac.DENY, asked.rules), shadow_rules_stat_prefix=asking.prefix(index)
         )
-        parts.append(_part(f"{_CUSTOM}-{index}", matching))
-        parts.append(_part(f"{_ASKED}-{index}", asking.of_requests(index, asked)))
+        parts.append((f"{_CUSTOM}-{index}", matching))
+        parts.append((f"{ASKED}-{index}", asking.of_requests(index, asked)))
     if found.audit:
         audit = _Http(shadow_rules=rules(_Rbac.DENY, found.audit), shadow_rules_stat_prefix=AUDITED)
-        parts.append(_part(_AUDIT, audit))
+        parts.append((AUDIT, audit))
     deny = _Http()
     if found.deny:
         deny.rules.CopyFrom(rules(_Rbac.DENY, found.deny))
@@ -88,16 +102,15 @@ def of_route(access: Access | None, behind: Iterable[tuple[str, Message]] = ()) 
         deny.shadow_rules.CopyFrom(rules(_Rbac.DENY, found.tried_deny))
         deny.shadow_rules_stat_prefix = TRIED_DENY
     if deny.ListFields():
-        parts.append(_part(_DENY, deny))
+        parts.append((DENY, deny))
     allow = _Http()
     if found.allow is not None:
         allow.rules.CopyFrom(rules(_Rbac.ALLOW, found.allow))
     if found.tried_allow is not None:
         allow.shadow_rules.CopyFrom(rules(_Rbac.ALLOW, found.tried_allow))
         allow.shadow_rules_stat_prefix = TRIED_ALLOW
-    parts.append(_part(ALLOW, allow))
-    parts.extend(_part(name, config) for name, config in behind)
-    return pack(filter_chain_pb2.FilterChainConfigPerRoute(filter_chain=_Chain(filters=parts)))
+    parts.append((ALLOW, allow))
+    return parts
 
 
 def of_connection(name: str, access: Access | None) -> list[listener_components_pb2.Filter]:
@@ -165,5 +178,5 @@ def _who(part: Alternative, *, allows: bool) -> Principal:
     return found[0] if len(found) == 1 else Principal(and_ids=Principal.Set(ids=found))
 
 
-def _part(name: str, config: Message) -> extension_pb2.TypedExtensionConfig:
+def _extension(name: str, config: Message) -> extension_pb2.TypedExtensionConfig:
     return extension_pb2.TypedExtensionConfig(name=name, typed_config=pack(config))

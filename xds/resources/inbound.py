@@ -21,9 +21,9 @@ from xds.pb.envoy.extensions.filters.listener.original_dst.v3 import original_ds
 from xds.pb.envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from xds.pb.envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from xds.pb.envoy.type.v3 import range_pb2
-from xds.resources import access, names, telemetry, tls
+from xds.resources import access, names, standing, telemetry, tls
 from xds.resources.filters import Hcm, hcm_filter, http, normalise, tcp, tcp_filter
-from xds.resources.inbound_routes import probe
+from xds.resources.inbound_routes import passed, probe
 from xds.resources.observing import as_server, observe_connections, observe_requests
 from xds.resources.parts import ads, dual_stack_address, pack, socket_address, stat_name
 from xds.resources.telemetry import MUTUAL_TLS, NO_TLS
@@ -209,7 +209,9 @@ def _to_application(node: Inbound, security: str) -> list[listener_components_pb
     hcm.rds.route_config_name = names.inbound_routes(node.port)
     hcm.rds.config_source.CopyFrom(ads())
     # What a request passes before the router stands in the route: see ``inbound_routes``.
-    hcm.http_filters.insert(0, access.guard())
+    own = standing.filters(passed(node), stat_name(node.name)) if node.is_older else [access.guard()]
+    for index, found in enumerate(own):
+        hcm.http_filters.insert(index, found)
     return [hcm_filter(hcm)]
 
 

@@ -11,16 +11,14 @@ from xds.features import rate_limit, shared_limit
 from xds.ir import MtlsMode
 from xds.pb.envoy.config.core.v3 import base_pb2
 from xds.pb.envoy.config.route.v3 import route_components_pb2, route_pb2
-from xds.resources.access import GUARD, of_route
+from xds.resources import access, standing
 from xds.resources.parts import OFF, serialise, stat_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from google.protobuf.message import Message
-
-    from xds.access import Access
     from xds.ir import Inbound, InboundRoutes
+    from xds.resources.access import Part
 
 GRPC_PROBE: Final = "/grpc.health.v1.Health/Check"
 """The method that the kubelet's ``grpc`` probe calls."""
@@ -32,7 +30,7 @@ _INBOUND_RETRIES: Final = 2
 def build(node: InboundRoutes) -> bytes:
     """Return the table of one port, with its rules beside its routes: both are in force at one moment."""
     port = node.port
-    routes = [_two_hosts(), *_probes(port), _guarded(_everything(port), port.access, _limits(port))]
+    routes = [_open(port, _two_hosts()), *_probes(port), _guarded(port, _everything(port), passed(port))]
     host = route_components_pb2.VirtualHost(name=node.name, domains=["*"], routes=routes)
     table = route_pb2.RouteConfiguration(name=node.name, virtual_hosts=[host])
     # The cluster comes on its own; the table must not be refused because it is a moment late.
@@ -61,7 +59,7 @@ def _two_hosts() -> route_components_pb2.Route:
     match.headers.add(name=":authority").string_match.contains = ","
     body = base_pb2.DataSource(inline_string="the request names more than one Host\n")
     answer = route_components_pb2.DirectResponseAction(status=400, body=body)
-    return _guarded(route_components_pb2.Route(name="two-hosts", match=match, direct_response=answer), None)
+    return route_components_pb2.Route(name="two-hosts", match=match, direct_response=answer)
 
 
 def _probes(node: Inbound) -> Iterator[route_components_pb2.Route]:
@@ -73,12 +71,17 @@ def _probes(node: Inbound) -> Iterator[route_components_pb2.Route]:
         if node.mode is not MtlsMode.STRICT:
             plain = probe(node, path)
             plain.match.tls_context.presented.value = False
-            yield _guarded(plain, None)
+            yield _open(node, plain)
         if node.limits is not None:
-            yield _guarded(probe(node, path), node.access)
+            yield _guarded(node, probe(node, path), access.of_requests(node.access))
 
 
-def _limits(node: Inbound) -> Iterator[tuple[str, Message]]:
+def passed(node: Inbound) -> list[Part]:
+    """Return what a request to a port passes before it reaches the application, in order."""
+    return [*access.of_requests(node.access), *_limits(node)]
+
+
+def _limits(node: Inbound) -> Iterator[Part]:
     """Yield the filters that limit a request, in order: what is refused here asks no service.
 
     They stand in the route, so that all filter chains of the port count together and a new limit holds for open
@@ -92,9 +95,23 @@ def _limits(node: Inbound) -> Iterator[tuple[str, Message]]:
 
 
 def _guarded(
-    route: route_components_pb2.Route, access: Access | None, behind: Iterable[tuple[str, Message]] = ()
+    node: Inbound, route: route_components_pb2.Route, parts: list[Part]
 ) -> route_components_pb2.Route:
-    route.typed_per_filter_config[GUARD].CopyFrom(of_route(access, behind))
+    return _passing(node, route, parts, standing.generation(passed(node)) if node.is_older else "")
+
+
+def _open(node: Inbound, route: route_components_pb2.Route) -> route_components_pb2.Route:
+    """Return a route that no policy and no limit concerns."""
+    return _passing(node, route, access.of_requests(None), "")
+
+
+def _passing(
+    node: Inbound, route: route_components_pb2.Route, parts: list[Part], generation: str
+) -> route_components_pb2.Route:
+    if node.is_older:
+        standing.configure(route, parts, generation)
+    else:
+        route.typed_per_filter_config[access.GUARD].CopyFrom(access.chain(parts))
     return route
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 Release = tuple[int, int]
 """Major and minor number."""
 
+ROUTE_FILTERS: Final[Release] = (1, 40)
+"""From here on a route can bring every filter that a port needs. 1.39 has the filter that takes them, but no token and
+no shared limit can be brought; before, there is none. So the listener holds them (docs/adr/0036)."""
+
 SCOPED_STATS: Final[Release] = (1, 39)
 """From here on the stats logger takes ``stats_scope``, which caps series; before, ``stat_prefix`` is required."""
 
@@ -33,6 +37,13 @@ ON_DEMAND: Final[Release] = (1, 38)
 STATS_LOGGER: Final[Release] = (1, 37)
 """From here on there is a stats logger. Before, a listener that names its type is refused as a whole, so it goes:
 what remains are the counters of clusters (docs/metrics.md)."""
+
+HANDSHAKES: Final[Release] = (1, 37)
+"""From here on a proxy of bytes can wait for the client's certificate before it connects to the application. Before,
+the application sees a connection, and no byte, of a peer that is refused afterwards."""
+
+FORMATTED_TAGS: Final[Release] = (1, 37)
+"""From here on a tag of a span can be a format. Before, such a tag is left out."""
 
 _FORMS_KEPT: Final = 512
 """Listeners of older Envoys that are kept in their form; Pods of a workload share theirs."""
@@ -48,7 +59,12 @@ def release(version: str) -> Release | None:
         return None
     found = int(major), int(minor)
     # Clients that are no Envoy say nothing, which arrives as 0.0: they get what is true today.
-    return found if (0, 0) < found < SCOPED_STATS else None
+    return found if (0, 0) < found < ROUTE_FILTERS else None
+
+
+def takes_filters(version: str) -> bool:
+    """Tell whether a node's version takes the filters of its ports from routes."""
+    return release(version) is None
 
 
 def can_ask(version: str) -> bool:
@@ -79,7 +95,19 @@ def _proxy(config: Any, proxy: _Proxy, found: Release) -> Any:
     kept = [_logger(log, found) for log in proxy.access_log if found >= STATS_LOGGER or not _counts(log)]
     del proxy.access_log[:]
     proxy.access_log.extend(kept)
+    if isinstance(proxy, Hcm):
+        _trace(proxy, found)
+    elif found < HANDSHAKES:
+        proxy.ClearField("upstream_connect_mode")
+        proxy.ClearField("max_early_data_bytes")
     return pack(proxy)
+
+
+def _trace(hcm: Hcm, found: Release) -> None:
+    if hcm.HasField("tracing") and found < FORMATTED_TAGS:
+        tags = [tag for tag in hcm.tracing.custom_tags if tag.WhichOneof("type") != "value"]
+        del hcm.tracing.custom_tags[:]
+        hcm.tracing.custom_tags.extend(tags)
 
 
 def _counts(log: accesslog_pb2.AccessLog) -> bool:

@@ -42,10 +42,11 @@ EJECTIONS: Final = "cluster.outlier_detection.ejections_active"
 LIMITER_ERRORS: Final = "cluster.ratelimit.error"
 AUTHORIZER_ERRORS: Final = "cluster.ext_authz.error"
 KEY_ERRORS: Final = "filter_chain.jwt_authn.jwks_fetch_failed"
+OLDER_KEY_ERRORS: Final = "http.jwt_authn.jwks_fetch_failed"
 PROVIDER_ERRORS: Final = "cluster.upstream_cx_connect_fail"
 """What Envoy counts of services that it asks about requests, or tells of them, and that do not answer."""
 
-ASKED: Final = frozenset({LIMITER_ERRORS, AUTHORIZER_ERRORS, KEY_ERRORS, PROVIDER_ERRORS})
+ASKED: Final = frozenset({LIMITER_ERRORS, AUTHORIZER_ERRORS, KEY_ERRORS, OLDER_KEY_ERRORS, PROVIDER_ERRORS})
 
 COUNTERS: Final = frozenset({REQUESTS, OPENED, SENT, RECEIVED, TAKEN, ENCRYPTED, *ASKED})
 

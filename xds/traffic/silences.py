@@ -20,6 +20,7 @@ ASKED: Final = {
     otlp.LIMITER_ERRORS: "rate limit service",
     otlp.AUTHORIZER_ERRORS: "external authorization service",
     otlp.KEY_ERRORS: "server of keys (JWKS)",
+    otlp.OLDER_KEY_ERRORS: "server of keys (JWKS)",  # of Envoys before 1.40
     otlp.PROVIDER_ERRORS: "extension provider",  # such as a collector of spans; it is pushed of no other cluster
 }
 """What each counter is about."""
