@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xds.api.core import Key, Meta, Namespace, Pod, ServiceAccount
+from xds.api.core import Endpoint, EndpointSlice, Key, Meta, Namespace, Pod, ServiceAccount
 from xds.sources.store import Change, Store
 
 KEY = Key("Pod", "shop", "a")
@@ -32,6 +32,26 @@ def test_an_update_has_both_sides() -> None:
     store.apply(KEY, Pod(META))
 
     assert store.apply(KEY, Pod(META, ip="10.0.0.1")) == Change(KEY, Pod(META), Pod(META, ip="10.0.0.1"))
+
+
+def test_versions_of_a_slice_share_their_equal_endpoints() -> None:
+    """Who comes after the store looks only at endpoints that are another object."""
+    store = Store()
+    key = Key("EndpointSlice", "shop", "a")
+
+    def slice_of(*addresses: str) -> EndpointSlice:
+        return EndpointSlice(META, "web", (), tuple(Endpoint(address) for address in addresses))
+
+    first = slice_of("10.0.0.1", "10.0.0.2")
+    store.apply(key, first)
+
+    assert store.apply(key, slice_of("10.0.0.1", "10.0.0.2")) is None
+    change = store.apply(key, slice_of("10.0.0.1", "10.0.0.3"))
+
+    assert change == Change(key, first, slice_of("10.0.0.1", "10.0.0.3"))
+    held = store.get(key)
+    assert isinstance(held, EndpointSlice)
+    assert held.endpoints[0] is first.endpoints[0]
 
 
 def test_a_removal_is_a_change_once() -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from xds.api.core import EndpointSlice, Labels
+from xds.api.core import EndpointSlice, Labels, Service
 from xds.compile.clusters import Shape
 from xds.hosts import Name, host_of
+from xds.places import Place, layer_of
 from xds.resources import endpoint, names
+from xds.snapshot import ResourceType
 from xds.sources.store import Change
 from xds.world import Topic, World
 
@@ -25,18 +27,23 @@ EVERYTHING: tuple[tuple[str, Labels], ...] = (("", ()),)
 """The service itself: no subset, every endpoint."""
 
 
-_Key = tuple[str, str, Labels]
-"""What a chunk is of: the slice's name, the port's name, and the subset's labels."""
+_Wanted = tuple[tuple[Place, str, Labels], ...]
+"""The load assignments of a service: where each stands, the port's name, and the subset's labels."""
+
+_Chunks = dict[str, tuple[EndpointSlice, endpoint.Chunk | None]]
+"""Chunks by the slice's name, each beside the slice that it was made from: another of that name makes it stale."""
 
 
 @dataclass(slots=True)
 class _Held:
     """What is kept of one service."""
 
-    chunks: dict[_Key, tuple[EndpointSlice, endpoint.Chunk | None]] = field(
-        default_factory=dict[_Key, tuple[EndpointSlice, endpoint.Chunk | None]]
-    )
-    """Each chunk beside the slice that it was made from: another slice of that name makes it stale."""
+    service: Service | None = None
+    selectors: Selectors = field(default_factory=dict[str, tuple[tuple[str, Labels], ...]])
+    wanted: _Wanted = ()
+    """What these two ask for, which is the same however often endpoints change."""
+    chunks: dict[tuple[str, Labels], _Chunks] = field(default_factory=dict[tuple[str, Labels], _Chunks])
+    """By port and labels."""
     disjoint: dict[tuple[str, Labels], list[endpoint.Chunk]] = field(
         default_factory=dict[tuple[str, Labels], list[endpoint.Chunk]]
     )
@@ -51,23 +58,20 @@ class Assignments:
         self._frames = endpoint.Frames()
         self._held: dict[Name, _Held] = {}
 
-    def build(self, service: Name, selectors: Selectors) -> dict[tuple[str, str], bytes]:
-        """Return the load assignment of each (namespace, cluster): every port, and its subsets."""
+    def build(self, service: Name, selectors: Selectors) -> dict[Place, bytes]:
+        """Return the load assignments of a service by their places."""
         found = self._world.service(service)
         if found is None or found.external_name:
             return {}
-        host = host_of(*service)
+        held = self._held.get(service)
+        if held is None:
+            held = self._held[service] = _Held()
+        if held.service is not found or held.selectors is not selectors:
+            held.service, held.selectors, held.wanted = found, selectors, _wanted(found, selectors)
         slices = self._world.slices(service)
-        held = self._held.setdefault(service, _Held())
-        out: dict[tuple[str, str], bytes] = {}
-        for port in found.ports:
-            for namespace, subsets in selectors.items():
-                # Where everybody sees the service, its own assignment is everybody's.
-                is_first = not namespace or "" not in selectors
-                for subset, labels in (*EVERYTHING, *subsets) if is_first else subsets:
-                    name = names.cluster(port.port, subset, host)
-                    out[namespace, name] = self._build(held, name, slices, port.name, labels)
-        return out
+        return {
+            place: self._build(held, place[2], slices, port, labels) for place, port, labels in held.wanted
+        }
 
     def forget(self, touched: Iterable[Topic], change: Change | None) -> None:
         """Drop the chunks of a slice that is gone; of a service whose Pods changed, all of them."""
@@ -82,36 +86,46 @@ class Assignments:
         ):
             held = self._held.get((old.meta.namespace, old.service), _Held())
             held.disjoint.clear()
-            for key in [key for key in held.chunks if key[0] == old.meta.name]:
-                del held.chunks[key]
+            for chunks in held.chunks.values():
+                chunks.pop(old.meta.name, None)
 
     def drop(self, service: Name) -> None:
         """Drop all chunks of a service."""
         self._held.pop(service, None)
 
     def _build(self, held: _Held, name: str, slices: list[EndpointSlice], port: str, labels: Labels) -> bytes:
-        found = [self._chunk(held, one, port, labels) for one in slices]
-        chunks = [chunk for chunk in found if chunk is not None]
+        known = held.chunks.setdefault((port, labels), {})
+        for found in slices:
+            before = known.get(found.meta.name)
+            if before is None:
+                chunk = self._frames.chunk(found, port, labels, self._world.backend)
+                known[found.meta.name] = (found, chunk)
+            elif before[0] is not found:
+                chunk = self._frames.patch(before[1], before[0], found, port, labels, self._world.backend)
+                known[found.meta.name] = (found, chunk)
+        every = [known[found.meta.name][1] for found in slices]
+        chunks = [chunk for chunk in every if chunk is not None]
         if len(chunks) < 2:
             return endpoint.build(name, chunks, are_disjoint=True)
-        before = held.disjoint.pop((port, labels), [])
-        are_disjoint = _stay_disjoint(before, chunks) or not endpoint.overlap(chunks)
+        last = held.disjoint.pop((port, labels), [])
+        are_disjoint = _stay_disjoint(last, chunks) or not endpoint.overlap(chunks)
         if are_disjoint:
             held.disjoint[port, labels] = chunks
         return endpoint.build(name, chunks, are_disjoint=are_disjoint)
 
-    def _chunk(self, held: _Held, found: EndpointSlice, port: str, labels: Labels) -> endpoint.Chunk | None:
-        key = (found.meta.name, port, labels)
-        known = held.chunks.get(key)
-        if known is not None and known[0] is found:
-            return known[1]
-        backend = self._world.backend
-        if known is None:
-            chunk = self._frames.chunk(found, port, labels, backend)
-        else:
-            chunk = self._frames.patch(known[1], known[0], found, port, labels, backend)
-        held.chunks[key] = (found, chunk)
-        return chunk
+
+def _wanted(service: Service, selectors: Selectors) -> _Wanted:
+    """Return the load assignments of a service: of every port, and of its subsets as each namespace sees them."""
+    host = host_of(service.meta.namespace, service.meta.name)
+    out: list[tuple[Place, str, Labels]] = []
+    for port in service.ports:
+        for namespace, subsets in selectors.items():
+            # Where everybody sees the service, its own assignment is everybody's.
+            is_first = not namespace or "" not in selectors
+            for subset, labels in (*EVERYTHING, *subsets) if is_first else subsets:
+                name = names.cluster(port.port, subset, host)
+                out.append(((layer_of(namespace), ResourceType.ENDPOINTS, name), port.name, labels))
+    return tuple(out)
 
 
 def _stay_disjoint(before: list[endpoint.Chunk], now: list[endpoint.Chunk]) -> bool:

@@ -31,7 +31,7 @@ from xds.world import World
 
 def class_of(world: World, namespace: str, labels: Labels) -> Client:
     """Return the class of clients that a Pod of a namespace with these labels belongs to."""
-    asked, sidecar = world.source_labels(), world.scope_of(namespace, labels)
+    asked, sidecar = world.source_labels, world.scope_of(namespace, labels)
     named = f"{sidecar.meta.namespace}/{sidecar.meta.name}" if sidecar else ""
     return Client(namespace, tuple((k, v) for k, v in labels if k in asked), named)
 

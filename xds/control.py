@@ -69,7 +69,7 @@ class ControlPlane:
         woken, _ = self.tick(now)
         batch = self.store.apply_all(changes)
         outcome = self.plan.apply(batch, broken)
-        woken |= self._tell(outcome, at, tuple(str(change.key) for change in batch))
+        woken |= self._tell(outcome, at, tuple([str(change.key) for change in batch]))
         for pod in outcome.review:
             for session in self._sessions.get(pod, {}).values():
                 view, more = self._view(pod, session)
@@ -104,11 +104,7 @@ class ControlPlane:
     def _tell(self, outcome: Outcome, at: float, cause: tuple[str, ...]) -> set[Session]:
         if not outcome.changed:
             return set()
-        push = (
-            self.ledger.begin(at, ((kind, name) for _, kind, name in outcome.changed), cause)
-            if cause
-            else None
-        )
+        push = self.ledger.begin(at, [place[1:] for place in outcome.changed], cause) if cause else None
         woken: set[Session] = set()
         for place in outcome.changed:
             layer, kind, name = place

@@ -6,7 +6,8 @@ It owns the names of the layers that a plan fills; it must never decide what is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from xds import ir
 from xds.access import PolicyName, policy_of
@@ -33,12 +34,11 @@ TRUST = "trust"
 """The layer of the trust bundle, which every proxy sees."""
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct):
     """What a batch did: the resources that differ, in order, and the Pods whose view may differ."""
 
-    changed: list[Place] = field(default_factory=list[Place])
-    review: set[Name] = field(default_factory=set[Name])
+    changed: list[Place] = []
+    review: set[Name] = set()
 
 
 def build(node: object) -> bytes:

@@ -93,7 +93,7 @@ class Plan:
         self._outcome = Outcome()
         batch = list(changes)
         self._cause = tuple(change.key for change in batch[:MAX_CAUSES])
-        labels_before = self.world.source_labels()
+        labels_before = self.world.source_labels
         touched = self.world.fail_closed(broken)
         self._assignments.forget(touched, None)
         for change in batch:
@@ -104,7 +104,7 @@ class Plan:
             self._follow(change)
         self._settle(touched)
         self._outcome.changed += self._scopes.review(touched)
-        if self.world.source_labels() != labels_before:
+        if self.world.source_labels != labels_before:
             self._outcome.review |= proxies(self._reads)
         self._outcome.review |= under_sidecars(touched, self._reads, self.world)
         return self._outcome
@@ -113,10 +113,11 @@ class Plan:
         """Take the time, in seconds since the epoch; return what its passing changed, and the objects that ended."""
         self._outcome = Outcome()
         ended = self.world.faults.tick(now)
-        if ended:
-            self._cause = tuple(f"Fault {one.meta.namespace}/{one.meta.name}" for one in ended)[:MAX_CAUSES]
-            self._settle({topic for one in ended for topic in topics_of(one)})
-        return self._outcome, tuple(map(str, self._cause if ended else ()))
+        if not ended:
+            return self._outcome, ()
+        self._cause = tuple(f"Fault {one.meta.namespace}/{one.meta.name}" for one in ended)[:MAX_CAUSES]
+        self._settle({topic for one in ended for topic in topics_of(one)})
+        return self._outcome, tuple(map(str, self._cause))
 
     def view(
         self,
@@ -217,7 +218,7 @@ class Plan:
         key, name = change.key, (change.key.namespace, change.key.name)
         if key.kind == "Service":
             self._entered |= selected(change, self._reads, self.world)
-        for unit in units_of(key, [client.layer for client in self._tables.clients()]):
+        for unit in units_of(key, (client.layer for client in self._tables.clients())):
             if change.new is None:
                 self._stop(unit)
             else:
@@ -291,7 +292,7 @@ class Plan:
             case ("rules", layer, _):
                 self.callers.tables.put(self.callers.tables.client(layer), unit, ())
             case ("endpoints", namespace, name):
-                self._put_endpoints((namespace, name), {})
+                self._put_endpoints(unit, {})
                 self._assignments.drop((namespace, name))
             case ("clusters", namespace, name):
                 self._subsets.drop((namespace, name))
@@ -390,11 +391,10 @@ class Plan:
             self._reads.remember(
                 unit, frozenset((topic, *service) for topic in ("service", "endpoints", "shapes"))
             )
-        self._put_endpoints(service, self._assignments.build(service, self._subsets.selectors(service)))
+        self._put_endpoints(unit, self._assignments.build(service, self._subsets.selectors(service)))
         return set()
 
-    def _put_endpoints(self, service: Name, bodies: dict[tuple[str, str], bytes]) -> None:
-        """Put a service's load assignments by (namespace, cluster): past the compiler, into the same snapshot."""
-        cause = (f"Service {service[0]}/{service[1]}",)
-        placed = {(layer_of(ns), ResourceType.ENDPOINTS, name): body for (ns, name), body in bodies.items()}
-        self._outcome.changed += self.results.put_bodies(("endpoints", *service), placed, cause)
+    def _put_endpoints(self, unit: Unit, bodies: dict[Place, bytes]) -> None:
+        """Put a service's load assignments: past the compiler, into the same snapshot."""
+        cause = (f"Service {unit[1]}/{unit[2]}",)
+        self._outcome.changed += self.results.put_bodies(unit, bodies, cause)

@@ -9,7 +9,8 @@ built once and hold their bytes once, however many Pods there are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from xds import ir
 from xds.places import Node, Place, build

@@ -5,8 +5,8 @@ It must never know what stands behind an endpoint.
 
 from __future__ import annotations
 
-from itertools import compress
-from operator import is_not, ne
+from itertools import compress, count
+from operator import ne
 
 from xds.api.core import Endpoint, EndpointSlice
 
@@ -16,7 +16,7 @@ def share(old: EndpointSlice, new: EndpointSlice) -> EndpointSlice:
     if len(old.endpoints) != len(new.endpoints):
         return new
     shared = list(old.endpoints)
-    for i in compress(range(len(shared)), map(ne, old.endpoints, new.endpoints)):
+    for i in compress(count(), map(ne, old.endpoints, new.endpoints)):
         shared[i] = new.endpoints[i]
     return EndpointSlice(new.meta, new.service, new.ports, tuple(shared))
 
@@ -24,6 +24,6 @@ def share(old: EndpointSlice, new: EndpointSlice) -> EndpointSlice:
 def moved(old: tuple[Endpoint, ...], new: tuple[Endpoint, ...]) -> tuple[list[str], list[str]]:
     """Return the Pods of endpoints that came and of those that went, once for each endpoint."""
     if len(old) == len(new):
-        pairs = [(a.pod, b.pod) for a, b in compress(zip(old, new, strict=True), map(is_not, old, new))]
-        return [b for _, b in pairs if b], [a for a, _ in pairs if a]
+        pairs = [(a, b) for a, b in zip(old, new, strict=True) if a is not b]
+        return [b.pod for _, b in pairs if b.pod], [a.pod for a, _ in pairs if a.pod]
     return [e.pod for e in new if e.pod], [e.pod for e in old if e.pod]

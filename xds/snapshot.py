@@ -15,9 +15,9 @@ layer that has it, and a wildcard means the union of all, up to the mark `NAMED`
 import enum
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, NewType
 
+import msgspec
 from xxhash import xxh3_64_hexdigest
 
 from xds import frames
@@ -70,8 +70,7 @@ LAYERS: dict[ResourceType, tuple[str, ...]] = {
 """Which kinds of layer may hold a type: it bounds what a lookup visits and what the push index stores."""
 
 
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Resource:
+class Resource(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One named resource, encoded once. `cause` names the objects and rules that it was compiled from."""
 
     type: ResourceType
@@ -150,13 +149,18 @@ class Snapshot:
     def place(self, layer: Layer, resource: Resource) -> bool:
         """Store a resource that is encoded already, so that layers can share its bytes; otherwise as `put`."""
         kind = resource.type
-        if layer.partition("/")[0] not in LAYERS[kind]:
-            msg = f"{kind.name} may not be in layer {layer!r}, only in {LAYERS[kind]}"
-            raise ValueError(msg)
-        held = self._held[kind].setdefault(layer, {})
+        held = self._held[kind].get(layer)
+        if held is None:
+            held = self._open(layer, kind)
         before = held.get(resource.name)
         held[resource.name] = resource
         return before is None or before.version != resource.version
+
+    def _open(self, layer: Layer, kind: ResourceType) -> dict[str, Resource]:
+        if layer.partition("/")[0] not in LAYERS[kind]:
+            msg = f"{kind.name} may not be in layer {layer!r}, only in {LAYERS[kind]}"
+            raise ValueError(msg)
+        return self._held[kind].setdefault(layer, {})
 
     def drop(self, layer: Layer, kind: ResourceType, name: str) -> bool:
         """Remove a resource; return False if it was not there."""

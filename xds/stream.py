@@ -417,11 +417,8 @@ class Session:
                 continue
             if row.step is Step.UP and sub.dirty:
                 sub.sift(self._sight.lookup(sub))
-            if (
-                sub.waits_in(row.step)
-                and sub.in_flight is None
-                and not (row.waits is Waits.ALL and unfinished)
-            ):
+            may_go = sub.in_flight is None and not (row.waits is Waits.ALL and unfinished)
+            if may_go and sub.waits_in(row.step):
                 self._offer(sub, row, now, out, unrouted)
             apart = unrouted if row.type is ResourceType.CLUSTER else None
             if row.holds_others and sub.waits_in(row.step, apart):

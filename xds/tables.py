@@ -135,6 +135,8 @@ class Tables(Generic[Reader, Part]):
     def flush(self, snapshot: Snapshot, cause: tuple[str, ...]) -> list[str]:
         """Put every table that changed into the snapshot; return the layers that differ."""
         changed: list[str] = []
+        if not self._dirty:
+            return changed
         for client in sorted(self._dirty, key=lambda c: c.layer):
             table = self._tables[client]
             body = self._form.join(names.OUTBOUND, [table.frames[unit] for unit in table.order])

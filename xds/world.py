@@ -93,7 +93,9 @@ class World:
         self._claims: defaultdict[str, dict[Name, VirtualService]] = defaultdict(dict)
         self._in_force: dict[Name, VirtualService] = {}
         self._routes: defaultdict[str, dict[Name, VirtualService]] = defaultdict(dict)
-        self._source_labels: Counter[str] = Counter()
+        self._label_uses: Counter[str] = Counter()
+        self.source_labels: frozenset[str] = frozenset()
+        """The Pod labels that some route in force asks for (``sourceLabels``)."""
         self._rules: defaultdict[str, dict[Name, DestinationRule]] = defaultdict(dict)
         self._policies: defaultdict[str, dict[str, PeerAuthentication]] = defaultdict(dict)
         self._broken_policies: set[Key] = set()
@@ -210,10 +212,6 @@ class World:
         """Return the VirtualServices written for exactly this host, oldest first."""
         return sorted(self._claims.get(host, {}).values(), key=age)
 
-    def source_labels(self) -> frozenset[str]:
-        """Return the Pod labels that some route in force asks for (``sourceLabels``)."""
-        return frozenset(self._source_labels)
-
     def is_foreign(self, host: str) -> bool:
         """Tell whether routes in force or ServiceEntries name a host that is no Service, nor a pattern of Services."""
         service = service_of(host)
@@ -257,11 +255,10 @@ class World:
             del self._in_force[name]
         else:
             self._in_force[name] = new
-        for key in source_label_keys(old):
-            self._source_labels[key] -= 1
-            if not self._source_labels[key]:
-                del self._source_labels[key]
-        self._source_labels.update(source_label_keys(new))
+        self._label_uses.subtract(source_label_keys(old))
+        self._label_uses.update(source_label_keys(new))
+        self._label_uses += Counter()  # keeps what is above zero
+        self.source_labels = frozenset(self._label_uses)
         return self._index_hosts("routes", self._routes, name, route_hosts(old), route_hosts(new), new)
 
     def fail_closed(self, broken: Iterable[Key]) -> set[Topic]:

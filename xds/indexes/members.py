@@ -5,14 +5,13 @@ It owns the indexes between slices and Pods; it must never decide what a Pod mea
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from xds.api.core import EndpointSlice, Key
 from xds.backend import Backend
 from xds.hosts import Name
-from xds.slices import moved, share
+from xds.slices import moved
 from xds.topics import Topic
 
 
@@ -24,13 +23,17 @@ class _Slices:
     accounts: dict[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
 
 
+_Standing = tuple[Name, ...]
+"""The Services in whose slices a Pod stands, each as often as it does; nearly always one, and once."""
+
+
 class Members:
     """The slices of every Service; ``backend`` tells what a Pod means at the time of the call."""
 
     def __init__(self, backend: Callable[[Name], Backend]) -> None:
         self._backend = backend
         self._slices: dict[Name, _Slices] = {}
-        self._services_of_pod: defaultdict[Name, Counter[Name]] = defaultdict(Counter)
+        self._standing: dict[Name, _Standing] = {}
 
     def slices(self, service: Name) -> list[EndpointSlice]:
         """Return a Service's slices, sorted by name."""
@@ -44,7 +47,7 @@ class Members:
 
     def services(self, pod: Name) -> list[Name]:
         """Return the Services in whose slices a Pod stands, sorted."""
-        return sorted(self._services_of_pod.get(pod, ()))
+        return sorted(set(self._standing.get(pod, ())))
 
     def take(self, key: Key, old: object, new: object) -> set[Topic]:
         """Take one change of a slice; return the topics it touches."""
@@ -60,7 +63,7 @@ class Members:
     def touch(self, pod: Name) -> set[Topic]:
         """Return the topics of the Services that a Pod stands behind whose meaning has changed."""
         touched: set[Topic] = set()
-        for service in self._services_of_pod.get(pod, ()):
+        for service in set(self._standing.get(pod, ())):
             touched.add(("endpoints", *service))
             held = self._slices[service]
             accounts = {
@@ -76,8 +79,6 @@ class Members:
         held = self._slices.setdefault(service, _Slices())
         old = held.slices.get(name)
         before = held.accounts.get(name, frozenset())
-        if old is not None and new is not None:
-            new = share(old, new)
         came, gone = moved(old.endpoints if old else (), new.endpoints if new else ())
         if new is None:
             held.slices.pop(name, None)
@@ -85,8 +86,10 @@ class Members:
         else:
             held.slices[name] = new
             held.accounts[name] = self._accounts_after(service[0], before, came, gone, new)
+        alone = (service,)  # the one tuple that replicas share
         for pod in came:
-            self._services_of_pod[service[0], pod][service] += 1
+            stood = self._standing.get((service[0], pod))
+            self._standing[service[0], pod] = alone if stood is None else (*stood, service)
         for pod in gone:
             self._forget(service, pod)
         touched: set[Topic] = {("endpoints", *service)}
@@ -98,12 +101,12 @@ class Members:
 
     def _forget(self, service: Name, pod: str) -> None:
         """Another slice of the same service may still hold the pod while it moves between slices."""
-        owners = self._services_of_pod[service[0], pod]
-        owners[service] -= 1
-        if not owners[service]:
-            del owners[service]
-            if not owners:
-                del self._services_of_pod[service[0], pod]
+        stood = self._standing[service[0], pod]
+        if len(stood) == 1:
+            del self._standing[service[0], pod]
+        else:
+            first = stood.index(service)
+            self._standing[service[0], pod] = (*stood[:first], *stood[first + 1 :])
 
     def _accounts_after(
         self, namespace: str, before: frozenset[str], came: list[str], gone: list[str], new: EndpointSlice

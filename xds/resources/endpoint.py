@@ -9,9 +9,11 @@ property test holds it to that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import compress
+from collections.abc import Set as AbstractSet
+from itertools import compress, count
 from operator import is_not
+
+import msgspec
 
 from xds.api.core import EndpointSlice, Labels, selects
 from xds.backend import NOBODY, Backend
@@ -25,8 +27,7 @@ ZONES = dict[str, bytes]
 """Framed LbEndpoints, joined, by zone ("" where none is known)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """The endpoints that one slice gives to one cluster, all on one port.
 
     ``last_resort`` are the draining ones as if healthy: used when a service has no other, so that
@@ -34,11 +35,11 @@ class Chunk:
     """
 
     port: int
-    addresses: frozenset[str]
+    addresses: AbstractSet[str]
     ready: ZONES
     draining: ZONES
     last_resort: ZONES
-    pieces: tuple[bytes, ...] = ()
+    pieces: Sequence[bytes] = ()
     """What ``ready`` was joined from, three pieces an endpoint, where a change can be patched in: every
     endpoint of the slice is here, ready, and in one zone; and the slice is large."""
 
@@ -50,14 +51,20 @@ PATCHED_FROM = 8
 class _Style:
     """What all endpoints of one workload on one port share: the bytes after the address, and before it by its size."""
 
-    __slots__ = ("_fixed", "after", "before")
+    __slots__ = ("_after", "_before", "_fixed")
 
     def __init__(self, health: bytes, port: bytes, metadata: bytes) -> None:
-        self.after = b"".join((port, health, metadata))
-        self.before: dict[int, bytes] = {}
+        self._after = b"".join((port, health, metadata))
+        self._before: dict[int, bytes] = {}
         self._fixed = len(port), len(health) + len(metadata)
 
-    def frame(self, size: int) -> bytes:
+    def pieces(self, address: str) -> tuple[bytes, bytes, bytes]:
+        """Return an endpoint's bytes: before its address, the address, after it."""
+        text = address.encode()
+        size = len(text)
+        return self._before.get(size) or self._frame(size), text, self._after
+
+    def _frame(self, size: int) -> bytes:
         """Return the tags and lengths before an address of so many bytes.
 
         ``lb_endpoints (2) { endpoint (1) { address (1) { socket_address (1) { address (2), port_value }}}}``.
@@ -69,7 +76,7 @@ class _Style:
             wrapped = tag + varint(length)
             tags = wrapped + tags
             length += len(wrapped)
-        self.before[size] = framed = b"\x12" + varint(length + rest) + tags
+        self._before[size] = framed = b"\x12" + varint(length + rest) + tags
         return framed
 
 
@@ -113,9 +120,7 @@ class Frames:
                 continue
             address = endpoint.address
             addresses.append(address)
-            text = address.encode()
-            size = len(text)
-            parts = (style.before.get(size) or style.frame(size), text, style.after)
+            parts = style.pieces(address)
             where = endpoint.zone or backend.zone
             if is_ready:
                 zone = ready.get(where)
@@ -125,12 +130,11 @@ class Frames:
             else:
                 last.setdefault(where, []).extend(parts)
                 drained = self._style(backend, port, DRAINING)
-                before = drained.before.get(size) or drained.frame(size)
-                draining.setdefault(where, []).extend((before, text, drained.after))
-        pieces: tuple[bytes, ...] = ()
+                draining.setdefault(where, []).extend(drained.pieces(address))
+        pieces: Sequence[bytes] = ()
         if PATCHED_FROM <= len(found.endpoints) == len(addresses) and len(ready) == 1 and not last:
-            (pieces,) = map(tuple, ready.values())
-        return Chunk(port, frozenset(addresses), _joined(ready), _joined(draining), _joined(last), pieces)
+            (pieces,) = ready.values()
+        return Chunk(port, set(addresses), _joined(ready), _joined(draining), _joined(last), pieces)
 
     def patch(  # noqa: PLR0913, PLR0917 -- `chunk` and what it was made from
         self,
@@ -142,38 +146,32 @@ class Frames:
         backend_of: Callable[[tuple[str, str]], Backend],
     ) -> Chunk | None:
         """Return what ``chunk`` returns for a slice that replaces an old one; costs what differs if it can."""
-        if before is None or not before.pieces or len(old.endpoints) != len(new.endpoints):
+        is_alike = old.ports == new.ports and len(old.endpoints) == len(new.endpoints)
+        if before is None or not before.pieces or not is_alike:
             return self.chunk(new, port_name, selector, backend_of)
         (zone,) = before.ready
-        # By identity: the world shares equal endpoints between versions of a slice.
-        others = map(is_not, old.endpoints, new.endpoints)
-        differing = list(compress(range(len(new.endpoints)), others))
-        found = [new.endpoints[i] for i in differing]
-        backends = [backend_of((new.meta.namespace, endpoint.pod)) for endpoint in found]
-        if (
-            old.ports != new.ports
-            or not all(e.ready and (e.zone or b.zone) == zone for e, b in zip(found, backends, strict=True))
-            or not all(selects(selector, backend.labels) for backend in backends)
-        ):
-            return self.chunk(new, port_name, selector, backend_of)
         pieces = list(before.pieces)
-        for i, endpoint, backend in zip(differing, found, backends, strict=True):
-            text = endpoint.address.encode()
-            style = self._style(backend, before.port)
-            pieces[3 * i : 3 * i + 3] = (
-                style.before.get(len(text)) or style.frame(len(text)),
-                text,
-                style.after,
-            )
-        gone = {old.endpoints[i].address for i in differing}
-        came = {endpoint.address for endpoint in found}
-        addresses = before.addresses.difference(gone).union(came)
+        came: list[str] = []
+        gone: list[str] = []
+        # By identity: the store shares equal endpoints between versions of a slice.
+        for i in compress(count(), map(is_not, old.endpoints, new.endpoints)):
+            endpoint = new.endpoints[i]
+            backend = backend_of((new.meta.namespace, endpoint.pod))
+            fits = endpoint.ready and (endpoint.zone or backend.zone) == zone
+            if not (fits and selects(selector, backend.labels)):
+                return self.chunk(new, port_name, selector, backend_of)
+            pieces[3 * i : 3 * i + 3] = self._style(backend, before.port).pieces(endpoint.address)
+            came.append(endpoint.address)
+            gone.append(old.endpoints[i].address)
+        addresses = set(before.addresses)
+        addresses.difference_update(gone)
+        addresses.update(came)
         if not len(before.addresses) == len(addresses) == len(new.endpoints):
             return self.chunk(new, port_name, selector, backend_of)  # an address stands twice in the slice
-        return Chunk(before.port, addresses, {zone: b"".join(pieces)}, {}, {}, tuple(pieces))
+        return Chunk(before.port, addresses, {zone: b"".join(pieces)}, {}, {}, pieces)
 
     def _style(self, backend: Backend, port: int, health: bytes = b"") -> _Style:
-        takes_mtls = backend.is_meshed and backend.takes_mtls(port)
+        takes_mtls = backend.takes_mtls(port)
         key = (backend.workload, backend.namespace, takes_mtls, port, health)
         known = self._styles.get(key)
         if known is None:
@@ -225,13 +223,11 @@ def _joined(zones: dict[str, list[bytes]]) -> ZONES:
 
 def overlap(chunks: Sequence[Chunk]) -> bool:
     """Tell whether an address on a port stands in two chunks."""
-    by_port: dict[int, list[frozenset[str]]] = {}
+    by_port: dict[int, list[AbstractSet[str]]] = {}
     for chunk in chunks:
         by_port.setdefault(chunk.port, []).append(chunk.addresses)
     return any(
-        len(frozenset[str]().union(*found)) != sum(map(len, found))
-        for found in by_port.values()
-        if len(found) > 1
+        len(set[str]().union(*found)) != sum(map(len, found)) for found in by_port.values() if len(found) > 1
     )
 
 

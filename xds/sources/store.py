@@ -7,17 +7,18 @@ an object that equals the stored one stops here (DESIGN: equal ⇒ stop).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from xds.api.core import Key
+import msgspec
+
+from xds.api.core import EndpointSlice, Key
 from xds.api.manifest import Object
+from xds.slices import share
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One object before and after; None stands for absent, and the two always differ."""
 
     key: Key
@@ -53,9 +54,11 @@ class Store:
     def apply(self, key: Key, new: Object | None) -> Change | None:
         """Put an object in force, or out of it (None); return what changed, None for nothing."""
         old = self._objects.get(key)
+        if isinstance(old, EndpointSlice) and isinstance(new, EndpointSlice):
+            new = share(old, new)
         if old == new:
             return None
-        if old is not None:
+        if old is not None and type(new) is not type(old):
             del self._of_type[type(old)][key]
         if new is None:
             del self._objects[key]
@@ -66,5 +69,5 @@ class Store:
 
     def apply_all(self, batch: Iterable[tuple[Key, Object | None]]) -> tuple[Change, ...]:
         """Apply a batch in its order and return what changed; a batch is one step for those who read it."""
-        changes = (self.apply(key, new) for key, new in batch)
-        return tuple(change for change in changes if change is not None)
+        changes = [self.apply(key, new) for key, new in batch]
+        return tuple([change for change in changes if change is not None])
