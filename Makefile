@@ -34,7 +34,7 @@ unit: $(STAMP) ## run the pure, golden and property tests: no network, no proces
 envoy: $(STAMP) ## run the tests with real Envoy processes and the Go services
 	@$(RUN) pytest -m envoy $(ARGS)
 
-authz-campaign: $(STAMP) ## compare N random access decisions with a reference (N=500000 SEED=7)
+authz-campaign: $(STAMP) ## compare N random access decisions with a reference, as root (N=500000 SEED=7)
 	@$(RUN) python -m tests.envoy.access_campaign --pairs $(N) $(if $(SEED),--seed $(SEED))
 
 authz-changes: N = 60

@@ -119,7 +119,8 @@ class Requests:
         ]
         wanted = self.rng.choice(peers) if peers and self.rng.random() < 0.6 else "*"
         fitting = [peer for peer in PEERS if _fits(peer, wanted)] or list(PEERS)
-        return Client(self.rng.choice(fitting), self.rng.randrange(4), self.rng.choice(SNIS))
+        rng = self.rng
+        return Client(rng.choice(fitting), rng.randrange(4), rng.choice(SNIS), is_http2=rng.random() < 0.4)
 
     def _draft(self) -> _Draft:
         rng = self.rng

@@ -82,6 +82,8 @@ class Client:
     peer: str
     source: int
     sni: str
+    is_http2: bool = False
+    """Whether it speaks HTTP/2, where that can say its request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +96,41 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where worlds and clients are: the block of 127.0.0.0/8 that is ours, and the first number of a workload in it."""
+    """Where worlds and clients are: the block of 127.0.0.0/8 that is ours, and the first number of a workload in it.
+
+    With ``is_v6`` they have IPv6 addresses; where ``is_intercepted``, what is sent to them is redirected.
+    """
 
     block: int
     first: int = 0
+    is_v6: bool = False
+    is_intercepted: bool = False
 
     def of_workload(self, number: int) -> str:
         """The Pod of a world."""
         high, low = divmod(self.first + number, 250)
-        return f"127.{self.block}.{high}.{1 + low}"
+        return self._at(high, 1 + low)
 
     def of_client(self, source: int) -> str:
-        """An address that clients call from: two share a /24, three a /17."""
-        return f"127.{self.block}.{(240, 240, 241, 130)[source]}.{(1, 2, 1, 1)[source]}"
+        """An address that clients call from: the first two lie in one `near`, the first three in one `far`."""
+        return self._at((240, 240, 241, 130)[source], (1, 2, 1, 1)[source])
+
+    def _at(self, high: int, low: int) -> str:
+        return (
+            f"fd7f:{self.block:x}::{high + 1:x}:{low:x}" if self.is_v6 else f"127.{self.block}.{high}.{low}"
+        )
+
+    def blocks(self) -> tuple[str, ...]:
+        """What policies say of clients: each for itself, blocks of one, two, three and of all of them."""
+        clients = [self.of_client(source) for source in range(4)]
+        rest = 96 if self.is_v6 else 0
+        parts = (f"{ip}/{bits + rest}" for ip in clients for bits in (24, 17, 31))
+        return (*clients, *parts, f"{clients[0]}/{16 + rest}", "::/0")
+
+    def here(self, number: int) -> tuple[str, ...]:
+        """What policies say of the Pod of a world: itself, all of them, nobody."""
+        own = self.of_workload(number)
+        return own, f"{own}/{113 if self.is_v6 else 17}", "10.0.0.0/8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +166,7 @@ class Policies:
 
     def __init__(self, rng: random.Random, world: World, at: Addresses, extras: frozenset[str]) -> None:
         self.rng, self.world, self.extras = rng, world, extras
-        clients = [at.of_client(source) for source in range(4)]
-        self.blocks = (
-            *clients,
-            *(f"{ip}/{bits}" for ip in clients for bits in (24, 17, 31)),
-            f"127.{at.block}.0.0/16",
-            "::/0",
-        )
-        self.here = (at.of_workload(world.number), f"127.{at.block}.0.0/17", "10.0.0.0/8")
+        self.blocks, self.here = at.blocks(), at.here(world.number)
 
     def policies(self) -> Iterator[Manifest]:
         """One to four access policies, with none to two of authentication."""

@@ -9,6 +9,7 @@ do, with Istio's documents at hand.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,14 +29,22 @@ import yaml
 from tests import access_requests, access_tokens
 from tests.access_reference import Http, Manifest, Mesh, Verdict, Workload, decide
 from tests.access_worlds import EXTRAS, PROVIDER, ROOT_NAMESPACE, Addresses, Pair, World
-from tests.envoy.access_wire import Answer, RefusedError, Wire, octets, serving
+from tests.cluster import packages
+from tests.envoy import releases
+from tests.envoy.access_mesh import RefusedError, serving
+from tests.envoy.access_wire import Answer, Wire, is_http2, octets
+from tests.envoy.netns import Namespace
 from tests.path_reference import normalise
+from xds.demo.processes import Family
 
 WORLDS: Final = 100
 """How many worlds one Envoy serves: a start costs a second or two, whatever it serves."""
 
 PAIRS: Final = 50
 """How many requests a world is asked: more policies find more than more requests do."""
+
+FORMS: Final = tuple(itertools.product((False, True), (False, True)))
+"""What the batches of a campaign are in turn: redirected or not, over IPv4 or IPv6."""
 
 _SHOWN: Final = 5
 _ROUNDS: Final = 12
@@ -56,6 +65,7 @@ MESH: Final = Mesh(
 class Difference:
     """One pair of which the two sides say different things."""
 
+    at: Addresses
     world: World
     pair: Pair
     expected: Verdict
@@ -67,7 +77,7 @@ class Difference:
         policies = yaml.safe_dump_all(map(dict, self.world.policies), sort_keys=False)
         return (
             f"expected {self.expected.value}, got {self.got.verdict and self.got.verdict.value}: {self.got.words}"
-            f" {self.got.target}\n{self.pair.client}\n{asked}{policies}"
+            f" {self.got.target}\n{self.at}\n{self.pair.client}\n{asked}{policies}"
         )
 
 
@@ -77,8 +87,19 @@ class Report:
 
     seed: int
     verdicts: Counter[Verdict] = field(default_factory=Counter[Verdict])
-    tcp: int = 0
+    ways: Counter[str] = field(default_factory=Counter[str])
+    """How many went as what, and how."""
     differences: list[Difference] = field(default_factory=list[Difference])
+
+    def take(self, found: Iterable[tuple[Pair, Verdict, Difference | None]], at: Addresses) -> None:
+        """Add what a comparison has found."""
+        for pair, verdict, difference in found:
+            self.verdicts[verdict] += 1
+            self.differences += [difference] if difference else []
+            protocol = "TCP" if pair.http is None else "HTTP/2" if is_http2(pair) else "HTTP/1"
+            self.ways[protocol] += 1
+            self.ways["IPv6" if at.is_v6 else "IPv4"] += 1
+            self.ways["redirected" if at.is_intercepted else "addressed"] += 1
 
     @property
     def pairs(self) -> int:
@@ -92,8 +113,9 @@ class Report:
     def __str__(self) -> str:
         shares = ", ".join(f"{verdict.value} {self.share(verdict):.1%}" for verdict in Verdict)
         denied = self.share(Verdict.DENY, Verdict.UNAUTHENTICATED)
+        ways = ", ".join(f"{way} {count}" for way, count in sorted(self.ways.items()))
         return (
-            f"seed {self.seed}: {self.pairs} pairs ({self.tcp} of them TCP), {len(self.differences)} mismatches; "
+            f"seed {self.seed}: {self.pairs} pairs ({ways}), {len(self.differences)} mismatches; "
             f"{shares}; allow {self.share(Verdict.ALLOW):.1%}, deny {denied:.1%}"
         )
 
@@ -104,12 +126,12 @@ def expected(world: World, pair: Pair, at: Addresses) -> Verdict:
     return decide(world.policies, workload, world.connection(pair, at), pair.http, MESH)
 
 
-def compare(wire: Wire, world: World) -> Iterator[tuple[Verdict, Difference | None]]:
+def compare(wire: Wire, world: World) -> Iterator[tuple[Pair, Verdict, Difference | None]]:
     """Ask both sides; an allowed request must also reach the application with the path that was judged."""
     for pair, got in zip(world.pairs, wire.ask(world, world.pairs), strict=True):
         wanted = expected(world, pair, wire.at)
         is_same = is_meant(got, wanted, pair.http) and (pair.http is None or _is_sent(pair.http, got))
-        yield wanted, None if is_same else Difference(world, pair, wanted, got)
+        yield pair, wanted, None if is_same else Difference(wire.at, world, pair, wanted, got)
 
 
 def is_meant(got: Answer, wanted: Verdict, http: Http | None) -> bool:
@@ -129,23 +151,38 @@ def _is_sent(http: Http, got: Answer) -> bool:
 
 
 def run(pairs: int, seed: int, work: Path, extras: frozenset[str] = EXTRAS, version: str = "") -> Report:
-    """Compare this many pairs (rounded up to whole worlds) of a seed, with an Envoy of a version (empty: today's)."""
-    at = addresses()
+    """Compare this many pairs (rounded up to whole worlds) of a seed, in a network namespace of their own.
+
+    ``version`` is an older Envoy's; empty: today's.
+    """
     report = Report(seed)
     indexes = range(-(-pairs // PAIRS))
-    for start in indexes[::WORLDS]:
-        worlds = [
-            access_requests.make(seed, index, number, at, pairs=PAIRS, extras=extras)
-            for number, index in enumerate(indexes[start : start + WORLDS])
-        ]
-        with serving(work / f"batch-{start}", worlds, at, version=version) as wire:
-            for verdict, difference in itertools.chain.from_iterable(
-                compare(wire, world) for world in worlds
-            ):
-                report.verdicts[verdict] += 1
-                report.differences += [difference] if difference else []
-        report.tcp += sum(pair.http is None for world in worlds for pair in world.pairs)
+    if version:
+        releases.envoy(version)  # from inside the namespace nothing can be fetched
+    with isolated(work):
+        for start, (is_intercepted, is_v6) in zip(indexes[::WORLDS], itertools.cycle(FORMS), strict=False):
+            at = replace(addresses(), is_v6=is_v6, is_intercepted=is_intercepted)
+            worlds = [
+                access_requests.make(seed, index, number, at, pairs=PAIRS, extras=extras)
+                for number, index in enumerate(indexes[start : start + WORLDS])
+            ]
+            with serving(work / f"batch-{start}", worlds, at, version=version) as wire:
+                for world in worlds:
+                    report.take(compare(wire, world), at)
     return report
+
+
+@contextlib.contextmanager
+def isolated(work: Path) -> Generator[None]:
+    """A network namespace, in which any address is free to be taken; needs root."""
+    work.mkdir(exist_ok=True)
+    packages.install(("iproute2", "nftables", "util-linux"))
+    family = Family(work / "logs")
+    try:
+        with Namespace(family, "campaign").inside():
+            yield
+    finally:
+        family.stop()
 
 
 def addresses() -> Addresses:
@@ -158,31 +195,38 @@ def addresses() -> Addresses:
 
 def shrunk(found: Difference, work: Path) -> Difference:
     """The same difference with as little policy as it needs."""
-    at = addresses()
-    for round_ in range(_ROUNDS):
-        smaller = [
-            _moved(found.world, policies, n, at) for n, policies in enumerate(_smaller(found.world.policies))
-        ]
-        worlds = [replace(world, pairs=(found.pair,)) for world in smaller[: 3 * WORLDS]]
-        if not worlds:
-            return found
-        try:
-            with serving(work / f"round-{round_}", worlds, at) as wire:
-                answers = [
-                    difference for world in worlds for _, difference in compare(wire, world) if difference
-                ]
-        except RefusedError:
-            return found
-        if not answers:
-            return found
-        found = min(answers, key=lambda each: len(json.dumps(each.world.policies)))
+    with isolated(work):
+        for round_ in range(_ROUNDS):
+            smaller = _smallest(found, work / f"round-{round_}")
+            if smaller is None:
+                break
+            found = smaller
     return found
 
 
-def _moved(world: World, policies: Sequence[Manifest], number: int, at: Addresses) -> World:
+def _smallest(found: Difference, work: Path) -> Difference | None:
+    """The smallest of those with one part less that still differ, None where none does."""
+    at = replace(found.at, first=addresses().first)
+    worlds = [
+        replace(_moved(found, policies, n, at), pairs=(found.pair,))
+        for n, policies in enumerate(itertools.islice(_smaller(found.world.policies), 3 * WORLDS))
+    ]
+    if not worlds:
+        return None
+    try:
+        with serving(work, worlds, at) as wire:
+            answers = [
+                difference for world in worlds for _, _, difference in compare(wire, world) if difference
+            ]
+    except RefusedError:
+        return None
+    return min(answers, key=lambda each: len(json.dumps(each.world.policies)), default=None)
+
+
+def _moved(found: Difference, policies: Sequence[Manifest], number: int, at: Addresses) -> World:
     """The same policies, for the workload of another number."""
-    other = World(number, (), ())
-    text = json.dumps(policies).replace(at.of_workload(world.number), at.of_workload(number))
+    world, other = found.world, World(number, (), ())
+    text = json.dumps(policies).replace(found.at.of_workload(world.number), at.of_workload(number))
     text = re.sub(rf'"{world.namespace}(["-])', rf'"{other.namespace}\1', text)
     return World(number, tuple(json.loads(text)), ())
 

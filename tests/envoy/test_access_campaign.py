@@ -10,6 +10,7 @@ from tests.access_reference import Verdict
 from tests.envoy import access_campaign
 
 PAIRS, SEED = 20_000, 20_240_229
+WAYS = ("HTTP/1", "HTTP/2", "TCP", "IPv4", "IPv6", "addressed", "redirected")
 
 
 @pytest.mark.timeout(900)  # 110 s of processor time on two cores
@@ -21,4 +22,4 @@ def test_no_pair_is_judged_differently(tmp_path: Path) -> None:
     assert report.pairs >= PAIRS
     assert report.share(Verdict.ALLOW) >= 0.3
     assert report.share(Verdict.DENY, Verdict.UNAUTHENTICATED) >= 0.3
-    assert report.tcp >= PAIRS // 50
+    assert {way: count >= PAIRS // 50 for way, count in report.ways.items()} == dict.fromkeys(WAYS, True)

@@ -16,7 +16,8 @@ from tests import access_tokens as tokens
 from tests.access_reference import Http, Verdict
 from tests.access_worlds import HTTP_PORT, PEERS, Client, Document, Pair, World
 from tests.envoy.access_campaign import addresses
-from tests.envoy.access_wire import Answer, Wire, serving
+from tests.envoy.access_mesh import serving
+from tests.envoy.access_wire import Answer, Wire
 from tests.path_reference import normalise
 
 ALLOW, DENY, UNAUTHENTICATED, MALFORMED = Verdict
