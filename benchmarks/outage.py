@@ -1,7 +1,8 @@
-"""An apiserver that is away for minutes: how long after its return each kind is followed again, and by how many lists.
+"""An apiserver that is away for minutes: what is lost meanwhile, and how soon after its return changes arrive again.
 
-It owns the outage; it must never help the source that it measures. It starts the light form of a cluster of its own,
-and follows it with the rights of the control plane.
+It owns the two outages; it must never help what it measures. One is of a meshed service under load, on a whole cluster
+(as root; its own, or that in the folder which PROA_CLUSTER names): a control plane dies in it, and its proxies go to
+another one. The other is of the light form of a cluster of its own, followed with the rights of the control plane.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.figures import Result
-from tests.cluster import light, removal, rights
+from benchmarks.losses import count, meshed
+from tests.cluster import light, losses, removal, rights
 from tests.cluster.cluster import Cluster
 from xds import install
 from xds.kube.client import Client
 from xds.sources.informer import Status
 from xds.sources.kubernetes import Kubernetes
 
+RPS: Final = 200
+DOWN_S: Final = 180
 AWAY_S: Final = 150
 """Long enough for every wait to have grown to its longest."""
 TARGET_S: Final = 5
@@ -28,7 +32,21 @@ _PATIENCE_S: Final = 120.0
 
 
 def run(result: Result) -> None:
-    """Take the apiserver away once and report the last kind."""
+    """Take the apiserver away from a mesh, and then from a source alone."""
+    _of_a_mesh(result)
+    _of_a_source(result)
+
+
+def _of_a_mesh(result: Result) -> None:
+    rps, down_s = (20, 5) if result.is_quick else (RPS, DOWN_S)
+    with meshed() as mesh, losses.meshed_echo(mesh) as namespace:
+        outage = losses.apiserver_down(mesh, namespace, rps=rps, seconds=down_s)
+    count(result, "apiserver down", outage.final)
+    result.add("proxies that went to another control plane meanwhile", outage.moved, "")
+    result.add("apiserver ready → new rule ACKed by the last proxy", outage.followed_s, "s", target=TARGET_S)
+
+
+def _of_a_source(result: Result) -> None:
     away_s = 3 if result.is_quick else AWAY_S
     with removal.temporary() as folder, tempfile.TemporaryDirectory() as own:
         cluster = light.up(folder, is_bound=True)

@@ -32,6 +32,9 @@ _ANSWER_S: Final = 10.0
 _EXEC_S: Final = 2.0
 """Within this a started program has become the one that it was started as, also when its file comes from the disk."""
 
+_AFTER_API: Final = frozenset({"kube-controller-manager", "kube-scheduler"})
+"""They end when the apiserver does not answer for 10 s."""
+
 _RECORD: Final = "cluster.json"
 
 
@@ -183,9 +186,13 @@ class Cluster:
     def start_dead(self) -> None:
         """Start every component that has ended, and wait for the apiserver; RuntimeError when the node is gone."""
         namespaces.enter(self.folder)
-        for definition in sorted((self.folder / "components").iterdir()):
-            self.start(definition.stem)
+        components = [definition.stem for definition in sorted((self.folder / "components").iterdir())]
+        for component in components:
+            if component not in _AFTER_API:
+                self.start(component)
         self.wait_ready()
+        for component in _AFTER_API & set(components):
+            self.start(component)
 
     def kill(self, component: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Signal a component: SIGKILL and SIGTERM return when it is gone, SIGSTOP and SIGCONT at once."""

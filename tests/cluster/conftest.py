@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import full, light, removal
+from tests.cluster import full, light, removal, shop
 from tests.cluster import mesh as proa
 from tests.cluster.cluster import Cluster
 
@@ -49,6 +49,15 @@ def mesh(cluster: Cluster) -> Cluster:
     """Return the cluster that all tests share, with Proa installed in it."""
     proa.install(cluster)
     return cluster
+
+
+@pytest.fixture(scope="session")
+def street(mesh: Cluster) -> Iterator[str]:
+    """Yield a meshed Namespace under STRICT that tests share: what one of them applies, it takes away again."""
+    with mesh.namespace("street", proa.LABEL) as namespace:
+        mesh.apply(shop.street(), namespace)
+        shop.wait(mesh, namespace)
+        yield namespace
 
 
 @pytest.fixture

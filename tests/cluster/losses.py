@@ -5,19 +5,26 @@ It owns the disturbances; it must never judge a count: tests and benchmarks do. 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import msgspec
 
-from tests.cluster import images, shop
+from tests.cluster import images, node, shop
 from tests.cluster import mesh as proa
 from tests.cluster.cluster import Cluster
+from xds.cli.asking import replies
 from xds.demo.processes import wait_until
 from xds.demo.report import Second
+from xds.kube.client import Client
+from xds.report import Proxies
 
 URL: Final = "http://echo/echo"
 
@@ -69,16 +76,42 @@ def control_plane_restart(mesh: Cluster, namespace: str, *, rps: int, seconds: f
         proa.scale(mesh, 2)
 
 
-def apiserver_down(mesh: Cluster, namespace: str, *, rps: int, seconds: float) -> Second:
-    """Kill the apiserver for so long; after its return a new Pod of the called service gets its share.
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What an apiserver's absence cost."""
 
-    The controller manager goes and comes with it, as one does that loses its Lease. Ours elects nobody: it would stay,
-    and at the return call every node unreachable whose heartbeats it had not seen meanwhile.
+    final: Second
+    moved: int
+    """Proxies whose control plane died meanwhile: they came back to another one with the token that they had."""
+    followed_s: float
+    """From the apiserver's return to the last proxy's ACK of a rule that was written then."""
+
+
+RULE: Final = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: after, namespace: NAMESPACE}
+spec:
+  hosts: [echo]
+  http: [{timeout: 9s, route: [{destination: {host: echo}}]}]
+"""
+
+
+def apiserver_down(mesh: Cluster, namespace: str, *, rps: int, seconds: float) -> Outage:
+    """Kill the apiserver for so long, and at once the control plane with most proxies, which look for another one.
+
+    After the apiserver's return the last proxy gets a new rule, and a new Pod of the called service its share. The
+    controller manager goes and comes with it, as one does that loses its Lease. Ours elects nobody: it would stay, and
+    at the return call every node unreachable whose heartbeats it had not seen meanwhile.
     """
     with shop.load(mesh, namespace, URL, rps=rps) as load:
         load.wait(ok=rps)
+        proxies = connected(mesh)
+        victim = max(proxies, key=lambda name: len(proxies[name]))
+        container = mesh.get("pod", victim, "-n", proa.NAMESPACE)["status"]["containerStatuses"][0]
         mesh.kill("kube-apiserver")
         mesh.kill("kube-controller-manager")
+        node.kill_container(mesh.folder, container["containerID"])
         reports = len(load.reports())
         wait_until(
             f"{seconds} s without an apiserver",
@@ -87,6 +120,9 @@ def apiserver_down(mesh: Cluster, namespace: str, *, rps: int, seconds: float) -
         )
         mesh.start("kube-apiserver")
         mesh.wait_ready()
+        followed_s = _follow(mesh, namespace)
+        there = connected(mesh)
+        moved = proxies[victim] & {each for name in there if name != victim for each in there[name]}
         mesh.start("kube-controller-manager")
         count = mesh.get("deployment", "echo", "-n", namespace)["spec"]["replicas"]
         mesh.kubectl("scale", "deployment/echo", "-n", namespace, f"--replicas={count + 1}")
@@ -96,7 +132,38 @@ def apiserver_down(mesh: Cluster, namespace: str, *, rps: int, seconds: float) -
     dns = ("deployment/coredns", "-n", "kube-system")
     mesh.kubectl("rollout", "restart", *dns)
     mesh.kubectl("rollout", "status", *dns, "--timeout=90s", timeout_s=100)
-    return load.final()
+    proa.wait_ready(mesh)
+    return Outage(load.final(), len(moved), followed_s)
+
+
+def _follow(mesh: Cluster, namespace: str) -> float:
+    """Apply a rule, and return after how many seconds every proxy that it concerns has accepted it."""
+    begun = time.monotonic()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "rule.yaml"
+        file.write_text(RULE.replace("NAMESPACE", namespace), "utf-8")
+        mesh.kubectl("apply", "-f", str(file))
+        done = proa.verb(mesh, "wait", "-f", str(file), "--timeout", f"{_CHANGE_S:.0f}s")
+    if done.exit_code:
+        raise RuntimeError(done.output)
+    took = time.monotonic() - begun
+    mesh.kubectl("delete", "virtualservice/after", "-n", namespace)
+    return took
+
+
+def connected(mesh: Cluster) -> Mapping[str, set[str]]:
+    """Return the proxies of each control plane that answers, by the name of its Pod."""
+
+    async def ask() -> Mapping[str, set[str]]:
+        async with await Client.connect(mesh.kubeconfig) as client:
+            answers = await replies(client, "/api/v1/proxies")
+        return {
+            name: {one.id for one in msgspec.json.decode(answer.body, type=Proxies).proxies}
+            for name, answer in answers.items()
+            if not isinstance(answer, str)
+        }
+
+    return asyncio.run(ask())
 
 
 def first_dials(mesh: Cluster, namespace: str, pods: int) -> list[Second]:

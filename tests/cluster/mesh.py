@@ -5,12 +5,19 @@ It owns the installation and what to say when it fails; it must never configure 
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Final
+
+import yaml
+from click.testing import CliRunner, Result
 
 from tests.cluster import images, node
 from tests.cluster.cluster import Cluster, KubectlError
+from xds.__main__ import main
 from xds.demo.processes import wait_until
 
 NAMESPACE: Final = "proa-system"
@@ -55,6 +62,28 @@ def scale(cluster: Cluster, replicas: int) -> None:
         lambda: len(pods(cluster, NAMESPACE)) == replicas,
         timeout_s=_ROLLOUT_S,
     )
+
+
+def verb(cluster: Cluster, *words: str, user: str = "admin") -> Result:
+    """Run `proa WORDS` against the cluster, as a user of it would."""
+    return CliRunner().invoke(main, [*words, "--kubeconfig", str(cluster.kubeconfig_of(user))])
+
+
+@contextmanager
+def settings(cluster: Cluster, **more: object) -> Generator[None]:
+    """Let the mesh settings have further fields as long as the block runs."""
+    own = ("-n", NAMESPACE, "configmap", "proa")
+    before = cluster.get(*own)["data"]["mesh"]
+
+    def put(text: str) -> None:
+        patch = json.dumps({"data": {"mesh": text}})
+        cluster.kubectl("patch", *own, "--type=merge", "--patch", patch)
+
+    put(yaml.safe_dump({**yaml.safe_load(before), **more}))
+    try:
+        yield
+    finally:
+        put(before)
 
 
 def state(cluster: Cluster) -> str:

@@ -76,6 +76,13 @@ def import_image(folder: Path, archive: Path) -> None:
     subprocess.run(argv, check=True, capture_output=True, timeout=_IMPORT_S)
 
 
+def kill_container(folder: Path, name: str) -> None:
+    """Kill what runs in a container, by the name that a Pod's status gives it: kubelet starts another one."""
+    task = name.removeprefix("containerd://")
+    argv = [*_ctr(folder), "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", task]
+    subprocess.run(argv, check=True, capture_output=True, timeout=_STEP_S)
+
+
 def start_kubelet(cluster: Cluster, *, is_bound: bool) -> None:
     """Start kubelet and kube-proxy, and wait until the node is Ready."""
     folder = cluster.folder
@@ -85,8 +92,11 @@ def start_kubelet(cluster: Cluster, *, is_bound: bool) -> None:
     inside = namespaces.enter(folder)
     argv = [*inside, str(cluster.kube.with_name("kube-proxy")), "--config", str(proxy)]
     cluster.define("kube-proxy", argv, is_bound=is_bound)
+    # It ends where the container runtime does not answer yet, and here is no service manager that starts it again.
+    waiting = f'until {" ".join(_ctr(folder))} version; do sleep 0.2; done >/dev/null 2>&1; exec "$@"'
     argv = [
-        *(*inside, str(cluster.kube.with_name("kubelet")), "--config", str(kubelet)),
+        *(*inside, "sh", "-c", waiting, "kubelet"),
+        *(str(cluster.kube.with_name("kubelet")), "--config", str(kubelet)),
         *("--kubeconfig", str(folder / "node.kubeconfig"), "--hostname-override", NAME),
         *(
             "--node-ip",

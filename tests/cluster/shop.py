@@ -148,6 +148,38 @@ def everything() -> str:
     return "\n---\n".join((*(workload.manifest() for workload in workloads), *services))
 
 
+def street() -> str:
+    """Return two callers, orders in two versions, and a ledger that both sidecars take for bytes, under STRICT."""
+    workloads = (
+        Workload(name="web"),
+        Workload(name="visitor"),
+        Workload(name="orders-v1", serves="orders", app="orders"),
+        Workload(name="orders-v2", serves="orders", app="orders", version="v2"),
+        Workload(name="ledger", serves="echo"),
+    )
+    bytes_only = {"name": "bytes", "port": 9000, "targetPort": 8080, "appProtocol": "tcp"}
+    ledger = {"selector": {"app": "ledger"}, "ports": [bytes_only]}
+    return "\n---\n".join(
+        (
+            *(workload.manifest() for workload in workloads),
+            service("visitor"),
+            service("orders"),
+            json.dumps(
+                {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "ledger"}, "spec": ledger}
+            ),
+            STRICT,
+        )
+    )
+
+
+STRICT: Final = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default}
+spec: {mtls: {mode: STRICT}}
+"""
+
+
 def wait(cluster: Cluster, namespace: str) -> None:
     """Wait until every Deployment of a Namespace has rolled out."""
     for name in cluster.kubectl("get", "deployments", "-n", namespace, "-o", "name").split():

@@ -27,13 +27,6 @@ spec:
     - {name: v2, labels: {version: v2}}
 """
 
-STRICT = """
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default}
-spec: {mtls: {mode: STRICT}}
-"""
-
 EXCLUDED = shop.Workload(name="legacy", labels={"proa.dev/inject": "false"})
 
 
@@ -126,7 +119,7 @@ def strict(mesh: Cluster, namespace: str, web: shop.Client) -> None:
     """Meshed workloads reach each other; a stranger does not reach them; they reach what is excluded."""
     with shop.Client(mesh, namespace, "legacy") as legacy:
         assert status(legacy, "http://web/echo") == 200
-        mesh.apply(STRICT, namespace)
+        mesh.apply(shop.STRICT, namespace)
         live("plaintext refused", lambda: status(legacy, "http://web/echo") != 200)
         assert status(web, "http://orders/echo") == 200
         assert status(web, "http://legacy/echo") == 200

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
-from click.testing import CliRunner, Result
 
 from tests.cluster import rights, shop
 from tests.cluster.cluster import Cluster
 from tests.cluster.mesh import LABEL
+from tests.cluster.mesh import verb as proa
 from xds import install
-from xds.__main__ import main
 from xds.demo.processes import wait_until
 
 SYNCED_S: Final = 60.0
@@ -27,11 +26,6 @@ def namespace(mesh: Cluster) -> Iterator[str]:
         mesh.apply(f"{echo}\n---\n{shop.service('echo')}", name)
         shop.wait(mesh, name)
         yield name
-
-
-def proa(mesh: Cluster, *words: str) -> Result:
-    """Run a verb as a user would."""
-    return CliRunner().invoke(main, [*words, "--kubeconfig", str(mesh.kubeconfig)])
 
 
 def bad(mesh: Cluster) -> dict[str, Any]:

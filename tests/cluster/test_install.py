@@ -8,11 +8,10 @@ import subprocess
 from typing import Any, Final
 
 import pytest
-from click.testing import CliRunner, Result
 
 from tests.cluster.cluster import Cluster
+from tests.cluster.mesh import verb as proa
 from xds import install
-from xds.__main__ import main
 from xds.demo.processes import wait_until
 
 MESHED: Final = """
@@ -60,11 +59,6 @@ spec:
       storage: true
       schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 """
-
-
-def proa(cluster: Cluster, *words: str, user: str = "admin") -> Result:
-    """Run a verb against the cluster."""
-    return CliRunner().invoke(main, [*words, "--kubeconfig", str(cluster.kubeconfig_of(user))])
 
 
 def check(cluster: Cluster, *words: str) -> dict[str, Any]:

@@ -189,13 +189,7 @@ def test_killed_components_come_back(own_cluster: Cluster) -> None:
         own_cluster.start(component)
     own_cluster.kubectl("scale", "deployment/sleepers", "--replicas", "4")
 
-    def are_available() -> bool:
-        own_cluster.start(
-            "kubelet"
-        )  # it ends where containerd does not answer yet; a service manager starts it again
-        return own_cluster.get("deployment", "sleepers")["status"].get("availableReplicas") == 4
-
-    wait_until("four Pods are available", are_available, timeout_s=100)
+    own_cluster.kubectl("rollout", "status", "deployment/sleepers", timeout_s=100)
 
     after = own_cluster.get("pods")["items"]
     assert before < {pod["metadata"]["name"] for pod in after}

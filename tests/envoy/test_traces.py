@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from rig import STRICT, App, MeshUnderTest, Reply, StartMesh
 
 from tests.fakes import otlp, zipkin
+from tests.fakes.spans import Span, chain, started
 
 CHAIN = tuple(App(name) for name in ("client", "a", "b", "c"))
 HOPS = 3
@@ -36,35 +35,6 @@ spec:
   resolution: STATIC
   endpoints: [{address: 127.0.0.1}]
 """
-
-
-class Span(Protocol):
-    """What both collectors say of a span."""
-
-    @property
-    def trace(self) -> str:
-        """The trace's id."""
-        ...
-
-    @property
-    def id(self) -> str:
-        """Its own."""
-        ...
-
-    @property
-    def parent(self) -> str:
-        """Its parent's, empty for none."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """CLIENT or SERVER."""
-        ...
-
-    @property
-    def service(self) -> str:
-        """The workload that reports it."""
-        ...
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +78,9 @@ def last(answer: Reply) -> dict[str, list[str]]:
 
 def check_chain(spans: Sequence[Span], root: str) -> None:
     """Assert that the spans are one tree: a client's and a server's for each hop, each under the one before."""
-    by_parent = {span.parent: span for span in spans}
-    found: list[tuple[str, str]] = []
-    here = root
-    while here in by_parent:
-        span = by_parent[here]
-        found.append((span.kind, span.service))
-        here = span.id
-
     assert len({span.trace for span in spans}) == 1
-    assert len(by_parent) == len(spans) == 2 * HOPS
-    assert found == [
+    assert len(spans) == 2 * HOPS
+    assert chain(spans, root) == [
         ("CLIENT", "client.shop"),
         ("SERVER", "a.shop"),
         ("CLIENT", "a.shop"),
@@ -126,12 +88,6 @@ def check_chain(spans: Sequence[Span], root: str) -> None:
         ("CLIENT", "b.shop"),
         ("SERVER", "c.shop"),
     ]
-
-
-def started() -> tuple[str, str, dict[str, str]]:
-    """Return a trace's id, its caller's span, and the W3C header that says so."""
-    trace, span = secrets.token_hex(16), secrets.token_hex(8)
-    return trace, span, {"traceparent": f"00-{trace}-{span}-01"}
 
 
 def test_three_hops_are_one_trace_in_zipkin(start_mesh: StartMesh, backend: zipkin.Zipkin) -> None:

@@ -82,7 +82,7 @@ class Sink:
 def sink(directory: Path) -> Generator[Sink]:
     """Run a collector on a free port; a process of its own, because gRPC's threads do not survive a fork."""
     found = Sink(free_port(), directory / "otlp.jsonl")
-    argv = [sys.executable, "-m", "tests.fakes.otlp", str(found.port), str(found.file)]
+    argv = [sys.executable, "-m", "tests.fakes.otlp", f"127.0.0.1:{found.port}", str(found.file)]
     with subprocess.Popen(argv, cwd=ROOT) as process:
         try:
             wait_until("the collector listens", lambda: is_taken("127.0.0.1", found.port), timeout_s=20)
@@ -91,7 +91,7 @@ def sink(directory: Path) -> Generator[Sink]:
             process.kill()
 
 
-async def serve(port: int, file: Path) -> None:
+async def serve(address: str, file: Path) -> None:
     """Take exports until the process is killed."""
     server = grpc.aio.server()  # pyright: ignore[reportUnknownMemberType]
     with file.open("a", encoding="utf-8", buffering=1) as out:
@@ -116,7 +116,7 @@ async def serve(port: int, file: Path) -> None:
 
         for service, method in ((TRACES, take), (LOGS, take_logs), (METRICS, take_metrics)):
             server.add_generic_rpc_handlers((_service(service, {"Export": _unary(method)}),))  # pyright: ignore[reportUnknownMemberType]
-        server.add_insecure_port(f"127.0.0.1:{port}")
+        server.add_insecure_port(address)
         await server.start()
         await server.wait_for_termination()
 
@@ -167,4 +167,4 @@ def _text(value: common_pb2.AnyValue) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), Path(sys.argv[2])))
+    asyncio.run(serve(sys.argv[1], Path(sys.argv[2])))

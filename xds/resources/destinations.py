@@ -12,7 +12,6 @@ from xds.pb.envoy.config.route.v3 import route_components_pb2, route_pb2
 from xds.pb.envoy.type.matcher.v3 import http_inputs_pb2
 from xds.pb.xds.core.v3 import extension_pb2
 from xds.pb.xds.type.matcher.v3 import matcher_pb2
-from xds.resources import names
 from xds.resources.outbound import DESTINATION
 from xds.resources.parts import pack, serialise
 from xds.resources.route import route, table
@@ -67,10 +66,13 @@ def _by_header() -> http_inputs_pb2.HttpRequestHeaderMatchInput:
 
 
 def _anywhere() -> route_components_pb2.Route:
-    """Return the route of every destination without rules: to the cluster of its name."""
+    """Return the route of every destination without rules: to the cluster of its name.
+
+    Without a decorator: who answers then names the operation at both ends, and Envoy the caller's by the request's
+    host where nobody does.
+    """
     message = route_components_pb2.Route(name="any")
     message.match.prefix = "/"
-    message.decorator.operation = f"{names.OUTBOUND}/*"
     message.route.cluster_header = DESTINATION
     timeout.NONE.patch_route(message)
     retry.DEFAULT.patch_route(message)
