@@ -1,23 +1,29 @@
-"""What a request costs: two real sidecars, without and with metrics, logs, traces and fifty policies, and no mesh.
+"""What a request costs on its way through two sidecars: processor time and latency, with each thing that is told of it.
 
-It owns the three ways and the load; it must never compare figures of different runs, nor different processes.
+It owns the ways and the load; everything else is real. All ways run at once, each with sidecars of its own, and take
+their turn in every round: nothing is edited meanwhile, so that no connection is made anew because of the measurement.
+It must never compare figures of different runs.
 
-The same two Envoys serve *bare* (mutual TLS and nothing else) and *all*, by turns, so that memory and caches are the
-same; the machine carries client, application and sidecars together.
+The ends of the scale are the application without any mesh and the *floor*, a pair of stock Envoys that only pass on.
 """
 
 from __future__ import annotations
 
 import importlib
-import statistics
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
+from benchmarks import stock
 from benchmarks.clock import process_cpu_s
 from benchmarks.figures import ROUNDS, Result
 from benchmarks.fleet import laboratory
+from xds.demo.manifests import OUTBOUND_PORT
 
 RPS: Final = 1_000
 """The rate of the study that the targets come from."""
@@ -27,106 +33,95 @@ POLICIES: Final = 50
 
 URL: Final = "http://orders/echo"
 
-SILENT: Final = """
----
-apiVersion: telemetry.istio.io/v1
-kind: Telemetry
-metadata: {name: default, namespace: proa-system}
-spec:
-  metrics: [{providers: [{name: prometheus}], overrides: [{match: {metric: ALL_METRICS}, disabled: true}]}]
-"""
+NO_MESH, FLOOR, NOTHING, ALL = "no mesh", "floor", "nothing", "all of it"
 
-SEEN: Final = """
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: proa, namespace: proa-system}
-data:
-  mesh: |
-    accessLogFile: /dev/stdout
-    accessLogEncoding: JSON
-    defaultProviders: {tracing: [collector]}
-    defaultConfig: {tracing: {sampling: 1}}
-    extensionProviders:
-    - {name: collector, opentelemetry: {service: collector.example.com, port: PORT}}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: collector, namespace: shop}
-spec:
-  hosts: [collector.example.com]
-  ports: [{number: PORT, name: grpc, protocol: GRPC}]
-  resolution: STATIC
-  endpoints: [{address: 127.0.0.1}]
-"""
+_SILENT: Final = "metrics: [{overrides: [{disabled: true}]}]"
+_LOG: Final = "accessLogging: [{providers: [{name: envoy}]}]"
+_TRACES: Final = "tracing: [{providers: [{name: otel}], randomSamplingPercentage: 1}]"
 
-POLICY: Final = """
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: policy-NUMBER, namespace: shop}
-spec:
-  selector: {matchLabels: {app: orders}}
-  rules:
-  - from: [{source: {principals: [cluster.local/ns/shop/sa/CALLER]}}]
-    to: [{operation: {methods: [GET], paths: [PATH]}}]
-"""
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A namespace with a client and a service, and what their sidecars do besides passing on."""
+
+    name: str
+    namespace: str
+    telemetry: tuple[str, ...]
+    is_guarded: bool = False
+
+    def pod(self, app: str) -> str:
+        """Return the name of its pod of this application, which is also that of its ServiceAccount."""
+        return f"{app}-{self.namespace}"
+
+
+WAYS: Final = (
+    Way(NOTHING, "nothing", (_SILENT,)),
+    Way("RED metrics", "metrics", ("metrics: []",)),
+    Way("JSON log", "log", (_SILENT, _LOG)),
+    Way("1 % traces", "traces", (_SILENT, _TRACES)),
+    Way(f"{POLICIES} policies", "policies", (_SILENT,), is_guarded=True),
+    Way(ALL, "all", (_LOG, _TRACES), is_guarded=True),
+)
+"""What is compared; the first is what the others are compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one load of one way has shown."""
+
+    latency_ms: Mapping[str, float]
+    cpu_us: float
+    """Of a request and sidecar: the mean of both."""
+    opened: int
+    """Connections that the client's sidecar has made to the service's."""
 
 
 def run(result: Result) -> None:
-    """Measure CPU of both sidecars for each request, and latency against no mesh, in rounds of all three."""
+    """Load every way in turns; tell processor time, latency, and what both sidecars add to no mesh."""
+    rounds, seconds = (1, 1) if result.is_quick else (ROUNDS, 5)
     rig, otlp = _tests()
-    seconds = 2 if result.is_quick else 10
-    cpu: dict[str, list[float]] = {"bare": [], "all": []}
-    spent: dict[str, list[float]] = {"client": [], "server": []}
-    latency: dict[str, list[dict[str, float]]] = {"no mesh": [], "bare": [], "all": []}
+    turns: dict[str, list[Turn]] = {}
     with tempfile.TemporaryDirectory() as folder, otlp.sink(Path(folder)) as sink, laboratory() as lab:
-        ways = {
-            "bare": rig.STRICT + SILENT,
-            "all": rig.STRICT + SEEN.replace("PORT", str(sink.port)) + _policies(),
-        }
         mesh = rig.MeshUnderTest(
-            lab.work, (rig.App("client"), rig.App("orders")), ways["all"], is_insecure=False
+            lab.work, _applications(rig), rig.STRICT + _manifests(sink.port), is_insecure=False
         )
         try:
             mesh.start()
-            for _ in range(1 if result.is_quick else ROUNDS):
-                latency["no mesh"].append(_direct(mesh, seconds))
-                for name, manifests in ways.items():
-                    mesh.edit("manifests.yaml", manifests)
-                    mesh.wait_synced()
-                    _load(mesh, 1)  # connections of the listeners before end, and new ones are made
-                    found, used = _load(mesh, seconds)
-                    latency[name].append(found["latency_ms"])
-                    cpu[name].append(sum(used.values()) / 2)
-                    if name == "all":
-                        for side, each in used.items():
-                            spent[side].append(each)
+            at = mesh.pods[WAYS[0].pod("orders")]
+            client, server = ((rig.address(), port) for port in (OUTBOUND_PORT, at.ports[0]))
+            with stock.pair(lab.work, client, server, (at.app_address, at.ports[0])) as floor:
+                loads = _loads(mesh, floor)
+                for _ in range(rounds):
+                    for name, load in loads.items():
+                        load(1)  # opens the connections that the load needs
+                        turns.setdefault(name, []).append(load(seconds))
         finally:
             mesh.stop()
         spans = len(sink.spans)
-    _report(result, cpu, spent, latency)
+    _report(result, turns)
     result.add("spans that arrived", spans, "")
 
 
-def _report(
-    result: Result,
-    cpu: dict[str, list[float]],
-    spent: dict[str, list[float]],
-    latency: dict[str, list[dict[str, float]]],
-) -> None:
-    for name, rounds in cpu.items():
-        result.add(f"CPU a request and sidecar, {name}", rounds, "µs")
-    for side, rounds in spent.items():
-        result.add(f"of it at the {side}'s, all", rounds, "µs")
-    more = 100 * (statistics.median(cpu["all"]) / statistics.median(cpu["bare"]) - 1)
-    result.add("metrics, JSON log, 1 % traces and 50 policies: more CPU", more, "%", target=30)
+def _report(result: Result, turns: Mapping[str, list[Turn]]) -> None:
+    sidecars = {name: [turn.cpu_us for turn in found] for name, found in turns.items() if name != NO_MESH}
+    for name, rounds in sidecars.items():
+        result.add(f"{name}: CPU of a request and sidecar", rounds, "µs")
+    for name, rounds in sidecars.items():
+        if name != NOTHING:
+            ratios = [one / bare for one, bare in zip(rounds, sidecars[NOTHING], strict=True)]
+            target = 1.3 if name == ALL else None
+            result.add(f"{name}: CPU against {NOTHING}", ratios, "", target=target)
     for share, target in (("p50", 0.8), ("p99", 2.5)):
-        medians = {name: statistics.median(one[share] for one in found) for name, found in latency.items()}
-        for name, value in medians.items():
-            result.add(f"{share} at {RPS} rps, {name}", value, "ms")
-        added = medians["all"] - medians["no mesh"]
-        result.add(f"{share} that both sidecars add, all", added, "ms", target=target)
+        latency = {name: [turn.latency_ms[share] for turn in found] for name, found in turns.items()}
+        for name, rounds in latency.items():
+            result.add(f"{share} at {RPS} rps, {name}", rounds, "ms")
+        for name in (FLOOR, NOTHING, ALL):
+            added = [one - without for one, without in zip(latency[name], latency[NO_MESH], strict=True)]
+            title = f"{share} that both sidecars add, {name}"
+            result.add(title, added, "ms", target=target if name == ALL else None)
+    for name in (NOTHING, ALL):
+        opened = [turn.opened for turn in turns[name]]
+        result.add(f"{name}: connections opened between the sidecars under the load", opened, "")
 
 
 def _tests() -> tuple[Any, Any]:
@@ -137,39 +132,115 @@ def _tests() -> tuple[Any, Any]:
     return importlib.import_module("rig"), importlib.import_module("tests.fakes.otlp")
 
 
-def _policies() -> str:
-    def one(number: int, caller: str, path: str) -> str:
-        return POLICY.replace("NUMBER", f"{number:02}").replace("CALLER", caller).replace("PATH", path)
-
-    others = (one(number, f"other-{number}", f"/path-{number}*") for number in range(POLICIES - 1))
-    return "".join((*others, one(POLICIES - 1, "client", "/echo")))
+# --- The load ---------------------------------------------------------------------------------
 
 
-def _load(mesh: Any, seconds: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """Send for so long; return the report, and the CPU microseconds of each sidecar for each request."""
-    sides = {"client": mesh.sidecars["client"], "server": mesh.sidecars["orders"]}
-    before = {side: process_cpu_s(child.process.pid) for side, child in sides.items()}
-    traffic = mesh.load("client", URL, rps=RPS, args=("--duration", f"{seconds}s"))
-    report = _finished(traffic)
-    used = {
-        side: (process_cpu_s(child.process.pid) - before[side]) * 1e6 / report["ok"]
-        for side, child in sides.items()
+def _loads(mesh: Any, floor: stock.Pair) -> dict[str, Any]:
+    """Return how to load each way for so many seconds, in the order of their turns."""
+    first = WAYS[0].pod("client")
+    at = mesh.pods[WAYS[0].pod("orders")]
+    direct = f"http://{at.app_address}:{at.ports[0]}/echo"
+    sent = _Sent(mesh, first, direct, ("--outbound", ""), ())
+    passed = _Sent(mesh, first, URL, ("--outbound", floor.outbound), (floor.client, floor.server))
+    through = {
+        way.name: _Sent(
+            mesh,
+            way.pod("client"),
+            URL,
+            (),
+            tuple(mesh.sidecars[way.pod(app)] for app in ("client", "orders")),
+        )
+        for way in WAYS
     }
-    return report, used
+    return {NO_MESH: sent, FLOOR: passed, **through}
 
 
-def _direct(mesh: Any, seconds: int) -> dict[str, float]:
-    """Send to the application itself, past both sidecars; return the latency."""
-    pod = mesh.pods["orders"]
-    traffic = mesh.load(
-        "client", f"http://{pod.app_address}:{pod.ports[0]}/echo", rps=RPS,
-        args=("--duration", f"{seconds}s", "--outbound", ""),
-    )  # fmt: skip
-    return _finished(traffic)["latency_ms"]
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A load that is sent from a pod; calling it sends for so many seconds."""
+
+    mesh: Any
+    source: str
+    url: str
+    args: tuple[str, ...]
+    sidecars: tuple[Any, ...]
+
+    def __call__(self, seconds: int) -> Turn:
+        opened, before = self._opened(), self._cpu_s()
+        traffic = self.mesh.load(
+            self.source, self.url, rps=RPS, args=(*self.args, "--duration", f"{seconds}s")
+        )
+        report = traffic.finish_alone()
+        assert not report["failed"], report["first_errors"]
+        used = (self._cpu_s() - before) * 1e6 / report["ok"] / max(1, len(self.sidecars))
+        return Turn(report["latency_ms"], used, self._opened() - opened)
+
+    def _cpu_s(self) -> float:
+        return sum(process_cpu_s(child.process.pid) for child in self.sidecars)
+
+    def _opened(self) -> int:
+        found = self.mesh.stats(self.source, r"^cluster\.outbound\|.*\|orders_.*\.upstream_cx_total$")
+        return sum(found.values())
 
 
-def _finished(traffic: Any) -> dict[str, Any]:
-    traffic.child.process.wait(timeout=120)
-    report = traffic.finish()
-    assert not report["failed"], report["first_errors"]
-    return report
+# --- The manifests ----------------------------------------------------------------------------
+
+
+def _applications(rig: Any) -> tuple[Any, ...]:
+    return tuple(
+        rig.App(way.pod(app), app=app, namespace=way.namespace)
+        for way in WAYS
+        for app in ("client", "orders")
+    )
+
+
+def _manifests(port: int) -> str:
+    guarded = [policy for way in WAYS if way.is_guarded for policy in _policies(way)]
+    telemetries = "".join(map(_telemetry, WAYS))
+    return f"{_SETTINGS.replace('PORT', str(port))}{telemetries}---\n{yaml.safe_dump_all(guarded)}"
+
+
+_SETTINGS: Final = """
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: proa, namespace: proa-system}
+data:
+  mesh: |
+    extensionProviders:
+    - {name: otel, opentelemetry: {service: collector.example.com, port: PORT}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: collector, namespace: nothing}
+spec:
+  hosts: [collector.example.com]
+  ports: [{number: PORT, name: grpc, protocol: GRPC}]
+  resolution: STATIC
+  endpoints: [{address: 127.0.0.1}]
+"""
+
+
+def _telemetry(way: Way) -> str:
+    kind = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry"
+    meta = f"metadata: {{name: default, namespace: {way.namespace}}}"
+    return f"---\n{kind}\n{meta}\nspec: {{{', '.join(way.telemetry)}}}\n"
+
+
+def _policies(way: Way) -> list[dict[str, Any]]:
+    """Return policies for the service: one that lets the caller in, behind those for others."""
+    callers = [*(f"nobody-{number}" for number in range(POLICIES - 1)), way.pod("client")]
+    return [_policy(way, number, caller) for number, caller in enumerate(callers)]
+
+
+def _policy(way: Way, number: int, caller: str) -> dict[str, Any]:
+    rule = {
+        "from": [{"source": {"principals": [f"cluster.local/ns/{way.namespace}/sa/{caller}"]}}],
+        "to": [{"operation": {"methods": ["GET", "POST"], "paths": ["/echo", f"/only/{number}/*"]}}],
+    }
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": f"policy-{number:02}", "namespace": way.namespace},
+        "spec": {"selector": {"matchLabels": {"app": "orders"}}, "action": "ALLOW", "rules": [rule]},
+    }

@@ -26,7 +26,6 @@ NAMES = (
     "webhook",
     "edits",
     "policy",
-    "sidecar",
 )
 """In this order: what needs a quiet process first, what starts many processes last."""
 

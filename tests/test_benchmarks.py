@@ -55,8 +55,13 @@ PROMISED_OF_PROCESSES = {
         "1 worker: most that the handler saw": 10,
         "that leave after 0.1 s": None,
     },
-    "requests": {"more CPU": 30, "p50 that both": 0.8, "p99 that both": 2.5},
-    "sidecar": {"all of it": 1.3},
+    "requests": {
+        "all of it: CPU against nothing": 1.3,
+        "floor: CPU of a request": None,
+        "p50 that both sidecars add, floor": None,
+        "p50 that both sidecars add, all of it": 0.8,
+        "p99 that both sidecars add, all of it": 2.5,
+    },
     "edits": {"p99": 300, "proa --help against it": 1.5},
     "policy": {"Envoys, 4 edits: p99": 500, "open connection, 4 edits: p99": 500},
 }
