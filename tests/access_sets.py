@@ -37,6 +37,7 @@ class Sets:
         self._rng, self._at, self._numbers = rng, at, itertools.count()
         self._held = [Held(found, found) for found in self._some()]
         self._round = 0
+        self._in_force: dict[str, Document] = {}
 
     @property
     def world(self) -> World:
@@ -63,6 +64,7 @@ class Sets:
     def turn(self) -> None:
         """Make the next set: one to three policies change, in any way that people change them."""
         self._round += 1
+        self._in_force = {_name(held.effective): held.effective for held in self._held}
         for _ in range(self._rng.choice((1, 1, 2, 3))):
             if not self._held:
                 self._held.append(self._added())
@@ -88,7 +90,7 @@ class Sets:
 
     def _added(self) -> Held:
         found = self._one()
-        return Held(self._spoil(found), _closed(found)) if self._rng.random() < 0.3 else Held(found, found)
+        return self._spoilt(Held(found, found)) if self._rng.random() < 0.3 else Held(found, found)
 
     def _replaced(self, held: Held) -> Held:
         if held.written["kind"] != "AuthorizationPolicy":
@@ -104,7 +106,9 @@ class Sets:
         return Held(found, found)
 
     def _spoilt(self, held: Held) -> Held:
-        return Held(self._spoil(held.written), held.effective)
+        """What was in force before this turn stays; of what was made in this turn nobody has seen a good version."""
+        good = self._in_force.get(_name(held.written))
+        return Held(self._spoil(held.written), good or _closed(held.written))
 
     def _mended(self, held: Held) -> Held:
         return Held(held.effective, held.effective)
@@ -115,6 +119,10 @@ class Sets:
         faults: list[Document] = [{"ruels": []}]
         faults += [{"rules": [{"from": [{"source": source}]}]} for source in sources if is_policy]
         return {**found, "spec": {**found["spec"], **self._rng.choice(faults)}}
+
+
+def _name(found: Document) -> str:
+    return found["metadata"]["name"]
 
 
 def _closed(found: Document) -> Document:

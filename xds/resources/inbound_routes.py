@@ -39,11 +39,15 @@ def build(node: InboundRoutes) -> bytes:
 
 
 def probe(node: Inbound, path: str) -> route_components_pb2.Route:
-    """Return the route of one of the kubelet's probes: exactly this path, and GET where it is no gRPC."""
+    """Return the route of one of the kubelet's probes: exactly this path, GET where it is no gRPC, and no upgrade.
+
+    An application that agreed to one would have a tunnel to whoever asked, past every policy.
+    """
     # Envoy compares the path without its query, so a probe that declares one would never match with it.
     match = route_components_pb2.RouteMatch(path=path.partition("?")[0])
     if path != GRPC_PROBE:
         match.headers.add(name=":method").string_match.exact = "GET"
+    match.headers.add(name="upgrade", present_match=True, invert_match=True)
     action = _forward(node)
     if node.limits and node.limits.concurrency:
         action.priority = base_pb2.HIGH  # requests at once are limited for the others
