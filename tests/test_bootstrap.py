@@ -218,3 +218,20 @@ def test_template_leaves_the_pod_to_kubernetes() -> None:
     assert "cluster" not in document["node"]
     assert set(re.findall(r"\$[^\"]*?\)", text)) == set(TEMPLATE.values())
     assert len(text) < 12_000
+
+
+def test_before_1_37_nothing_is_in_it_that_envoy_does_not_read(spec: Spec) -> None:
+    """No list of admin paths, no statistic that is left out, and "Bearer" by a filter of its own."""
+    document = build(replace(spec, is_older=True, collector=("127.0.0.1", 4317)))
+    names = [found["name"] for found in _options(document)["http_filters"]]
+    (sink,) = document["stats_sinks"]
+
+    assert "allow_paths" not in document["admin"]
+    assert "DropAction" not in json.dumps(document)
+    assert sink["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] == "xds"
+    assert "header_value_prefix" not in json.dumps(document)
+    assert [name.rpartition(".")[2] for name in names] == [
+        "credential_injector",
+        "header_mutation",
+        "upstream_codec",
+    ]

@@ -91,6 +91,7 @@ def test_a_pod_without_an_address_fails_with_the_field(manifests: Path) -> None:
         (("--workload", "shop/web"), "--token-file"),
         (("--workload", "shop/web", "--insecure", "--xds", "127.0.0.1"), "HOST:PORT"),
         (("--workload", "shop/web", "--insecure", "--xds", "127.0.0.1:0"), "HOST:PORT"),
+        (("--workload", "shop/web", "--insecure", "--envoy-version", "old"), "MAJOR.MINOR"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(args: tuple[str, ...], words: str) -> None:
@@ -99,6 +100,18 @@ def test_wrong_usage_is_exit_code_2(args: tuple[str, ...], words: str) -> None:
 
     assert code == 2
     assert words in err
+
+
+def test_the_version_chooses_what_an_older_envoy_reads(manifests: Path) -> None:
+    """From 1.37 on it is one document for all."""
+    texts = [
+        _run("--workload", "shop/web", "--from", manifests, "--insecure", "--envoy-version", version)[1]
+        for version in ("1.36.4", "1.37.0", "1.40")
+    ]
+
+    assert "allow_paths" not in texts[0]
+    assert "allow_paths" in texts[1]
+    assert texts[1] == texts[2]
 
 
 def test_insecure_beyond_loopback_is_refused(manifests: Path) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import pytest
 
+from xds.access import Access, Named
+from xds.api.conditions import Attribute, Condition
+from xds.api.core import Protocol
+from xds.api.istio_authorization import Rule
 from xds.api.metering import SERIES
 from xds.dialects import form_of
 from xds.events import Node
-from xds.ir import OutboundHttp, OutboundTcp, Workload
+from xds.ir import Inbound, InboundRoutes, MtlsMode, OutboundHttp, OutboundTcp, Workload
 from xds.pb.envoy.config.accesslog.v3 import accesslog_pb2
 from xds.pb.envoy.config.listener.v3 import listener_pb2
 from xds.pb.envoy.extensions.access_loggers.stats.v3 import stats_pb2
 from xds.pb.envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from xds.pb.envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
-from xds.resources import listener, older, telemetry
+from xds.resources import inbound_routes, listener, older, telemetry
 from xds.snapshot import ResourceType, encode
 
 WEB = Workload("web", "shop", "web", "web", "v1", "cluster.local")
+ROLE = Condition(Attribute.HEADER, values=("admin",), key=("x-role",))
 HTTP = listener.build(OutboundHttp("outbound", "10.0.0.1", 15001, "outbound", WEB))
 TCP = listener.build(OutboundTcp("tcp", "10.0.0.1", 3306, "mysql", WEB))
 
@@ -62,6 +67,38 @@ def test_before_1_37_nothing_is_counted(body: bytes) -> None:
     """An Envoy without the logger would refuse the whole listener."""
     assert logs(body)
     assert logs(older.listener(body, (1, 36))) == []
+
+
+def test_before_1_37_a_proxy_of_bytes_does_not_wait_for_the_certificate() -> None:
+    """An Envoy that does not know the field would refuse the whole listener."""
+    port = Inbound("inbound|3306", "10.0.0.1", 3306, Protocol.TCP, MtlsMode.STRICT, "inbound|3306||", WEB)
+    body = listener.build(port)
+
+    def waits(found: bytes) -> tuple[bool, bool]:
+        (chain,) = listener_pb2.Listener.FromString(found).filter_chains
+        proxy = tcp_proxy_pb2.TcpProxy.FromString(chain.filters[-1].typed_config.value)
+        return bool(proxy.upstream_connect_mode), proxy.HasField("max_early_data_bytes")
+
+    assert waits(body) == waits(older.listener(body, (1, 37))) == (True, True)
+    assert waits(older.listener(body, (1, 36))) == (False, False)
+
+
+def test_before_1_38_only_a_ports_own_routes_are_changed() -> None:
+    """Rules of access stand nowhere else; a table of a thousand hosts is not read again."""
+    form = form_of(Node("web", version="1.37.0"), ResourceType.ROUTES)
+    assert form is not None
+    outbound = encode(ResourceType.ROUTES, "outbound", b"\xff")
+    rules = Access(deny=(Named("AuthorizationPolicy/shop/p/0", Rule(when=(ROLE,))),))
+    port = Inbound(
+        "inbound|80", "", 80, Protocol.HTTP, MtlsMode.STRICT, "c", WEB, access=rules, is_older=True
+    )
+    own = encode(ResourceType.ROUTES, "inbound|80", inbound_routes.build(InboundRoutes("inbound|80", port)))
+
+    assert form(outbound) is outbound
+    assert b"(?:admin)" in form(own).body
+    assert b"(?:admin)" not in own.body
+    assert form(own).version == own.version
+    assert form_of(Node("web", version="1.38.3"), ResourceType.ROUTES) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from xds.resources import older
+from xds.resources import names, older
 from xds.snapshot import Resource, ResourceType, encode
 
 if TYPE_CHECKING:
@@ -21,14 +21,24 @@ Form = Callable[[Resource], Resource]
 
 def form_of(node: Node | None, kind: ResourceType | None) -> Form | None:
     """Return what turns resources of a kind into what a client takes, None where it takes them as they are."""
-    if kind is not ResourceType.LISTENER or node is None:
+    found = older.release(node.version) if node is not None else None
+    if found is None:
         return None
-    release = older.release(node.version)
-    if release is None or release >= older.SCOPED_STATS:
-        return None
+    match kind:
+        case ResourceType.LISTENER if found < older.SCOPED_STATS:
+            return lambda resource: _with_body(resource, older.listener(resource.body, found))
+        case ResourceType.ROUTES if found < older.EACH_LINE:
+            return _of_routes
+        case _:
+            return None
 
-    def form(resource: Resource) -> Resource:
-        body = older.listener(resource.body, release)
-        return encode(resource.type, resource.name, body, cause=resource.cause, version=str(resource.version))
 
-    return form
+def _of_routes(resource: Resource) -> Resource:
+    """Change a workload's own ports only: all rules of access stand there."""
+    if names.parse_inbound_listener(resource.name) is None:
+        return resource
+    return _with_body(resource, older.inbound_routes(resource.body))
+
+
+def _with_body(resource: Resource, body: bytes) -> Resource:
+    return encode(resource.type, resource.name, body, cause=resource.cause, version=str(resource.version))

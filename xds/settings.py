@@ -380,6 +380,10 @@ INJECTORS_READ_S: Final = 60.0
 INJECTORS_RETRY_S: Final = 1.0
 """The same until the first success, without which pods that use Istio's labels are not answered for."""
 
+WHOLE_BOOTSTRAP: Final = (1, 37)
+"""The first Envoy, major and minor number, that reads the whole of our bootstrap: before, its sink leaves no statistic
+out, the injector of the token writes no "Bearer", and the admin endpoint has no list of paths (docs/envoys.md)."""
+
 PROXY_IMAGE: Final = "localhost/proa/proxy:0.1.0"
 """Default of `--proxy-image`: what `deploy/images.py` builds from this version. A registry's name is the chart's
 value `proxy.image`."""

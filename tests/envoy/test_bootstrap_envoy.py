@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rig import STRICT, App, StartMesh, address
 
+from tests.envoy import releases
 from xds.bootstrap import (
     ADMIN_PORT,
     METRICS_PORT,
@@ -51,13 +53,20 @@ def _channel(tmp_path: Path) -> Tls:
     return channel
 
 
+@pytest.mark.parametrize("version", ["", *releases.kept()])
 @pytest.mark.parametrize("is_insecure", [False, True], ids=["tls", "insecure"])
-def test_envoy_accepts_the_bootstrap_without_a_warning(tmp_path: Path, is_insecure: bool) -> None:  # noqa: FBT001
-    """`envoy --mode validate` takes it, and has nothing to warn of."""
+def test_envoy_accepts_the_bootstrap_without_a_warning(
+    tmp_path: Path,
+    is_insecure: bool,  # noqa: FBT001
+    version: str,
+) -> None:
+    """`envoy --mode validate` takes it, and has nothing to warn of; before 1.37 the one that is made for it."""
     document = tmp_path / "bootstrap.json"
-    document.write_text(render(_spec(tmp_path, is_insecure=is_insecure)))
+    spec = replace(_spec(tmp_path, is_insecure=is_insecure), is_older=version.startswith("1.36."))
+    document.write_text(render(spec))
 
-    argv = [str(programs.envoy()), "--mode", "validate", "-l", "warning", "-c", str(document)]
+    envoy = releases.envoy(version) if version else programs.envoy()
+    argv = [str(envoy), "--mode", "validate", "-l", "warning", "-c", str(document)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr

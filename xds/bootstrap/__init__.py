@@ -70,6 +70,8 @@ class Spec:
     region: str = ""
     collector: tuple[str, int] | None = None
     """Host and port of an OTLP collector that gets the counters of traffic too, by gRPC without TLS."""
+    is_older: bool = False
+    """For Envoys before 1.37, which do not read all of it (docs/envoys.md)."""
 
     @property
     def node_id(self) -> str:
@@ -99,17 +101,26 @@ arguments."""
 
 
 def template(
-    *, xds_host: str, xds_port: int, channel: Tls | Plaintext, collector: tuple[str, int] | None = None
+    *,
+    xds_host: str,
+    xds_port: int,
+    channel: Tls | Plaintext,
+    collector: tuple[str, int] | None = None,
+    is_older: bool = False,
 ) -> Spec:
     """Return the specification of the bootstrap that all Pods of a cluster share."""
     return Spec(
-        **TEMPLATE,
+        pod=TEMPLATE["pod"],
+        namespace=TEMPLATE["namespace"],
+        workload=TEMPLATE["workload"],
+        service_account=TEMPLATE["service_account"],
         is_transparent=True,
         is_template=True,
         xds_host=xds_host,
         xds_port=xds_port,
         channel=channel,
         collector=collector,
+        is_older=is_older,
     )
 
 

@@ -12,11 +12,13 @@ from typing import Final
 
 import betterproto2
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
+from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_rules
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.clusters.common.dns import v3 as families
 from envoy_data_plane.envoy.extensions.clusters.dns import v3 as dns
 from envoy_data_plane.envoy.extensions.filters.http.credential_injector import v3 as credential_injector
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
 from envoy_data_plane.envoy.extensions.filters.http.upstream_codec import v3 as upstream_codec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as http
 from envoy_data_plane.envoy.extensions.http.injected_credentials.generic import v3 as generic
@@ -33,6 +35,9 @@ COLLECTOR_CLUSTER: Final = "collector"
 XDS_CLUSTER: Final = "xds"
 
 _TOKEN_NAME: Final = "control-plane-token"  # noqa: S105  # its name, not its text
+_BARE: Final = "x-proa-token"
+"""Where an older Envoy has the token while it is on its way through the filters."""
+
 _OPTIONS_KEY: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 # A control plane that is restarted must find its sidecars again at once: with Envoy's own backoff a
@@ -96,7 +101,9 @@ def xds_cluster(spec: Spec) -> cluster.Cluster:
         explicit_http_config=upstreams.HttpProtocolOptionsExplicitHttpConfig(
             http2_protocol_options=core.Http2ProtocolOptions(connection_keepalive=keepalive)
         ),
-        http_filters=_token_filters(spec.channel) if isinstance(spec.channel, Tls) else [],
+        http_filters=_token_filters(spec.channel, is_older=spec.is_older)
+        if isinstance(spec.channel, Tls)
+        else [],
     )
     is_address = _is_address(spec.xds_host)
     return cluster.Cluster(
@@ -176,7 +183,7 @@ def _transport(channel: Tls) -> core.TransportSocket:
     return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def _token_filters(channel: Tls) -> list[http.HttpFilter]:
+def _token_filters(channel: Tls, *, is_older: bool) -> list[http.HttpFilter]:
     """The token as a header of every request to the control plane, read again when its directory changes.
 
     Found with Envoy 1.40: a generic secret in the bootstrap's `static_resources.secrets` is read once, its
@@ -192,8 +199,8 @@ def _token_filters(channel: Tls) -> list[http.HttpFilter]:
     )
     credential = generic.Generic(
         credential=tls.SdsSecretConfig(name=_TOKEN_NAME, sds_config=source),
-        header="authorization",
-        header_value_prefix="Bearer ",
+        header=_BARE if is_older else "authorization",
+        header_value_prefix="" if is_older else "Bearer ",
     )
     injector = credential_injector.CredentialInjector(
         overwrite=True,
@@ -203,10 +210,24 @@ def _token_filters(channel: Tls) -> list[http.HttpFilter]:
     )
     return [
         http.HttpFilter(name="envoy.filters.http.credential_injector", typed_config=pack(injector)),
+        *([_scheme()] if is_older else []),
         http.HttpFilter(
             name="envoy.filters.http.upstream_codec", typed_config=pack(upstream_codec.UpstreamCodec())
         ),
     ]
+
+
+def _scheme() -> http.HttpFilter:
+    """Write "Bearer" before the token, where the injector cannot."""
+    value = core.HeaderValue(key="authorization", value=f"Bearer %REQ({_BARE})%")
+    mutations = header_mutation.Mutations(
+        request_mutations=[
+            mutation_rules.HeaderMutation(append=core.HeaderValueOption(header=value)),
+            mutation_rules.HeaderMutation(remove=_BARE),
+        ]
+    )
+    config = header_mutation.HeaderMutation(mutations=mutations)
+    return http.HttpFilter(name="envoy.filters.http.header_mutation", typed_config=pack(config))
 
 
 def token_secret(channel: Tls) -> discovery.DiscoveryResponse:

@@ -20,7 +20,7 @@ from xds import settings
 from xds.bootstrap import ADMIN_PORT, Spec, Tls
 from xds.bootstrap.channel import address, collector_cluster, control_plane_service, token_secret, xds_cluster
 from xds.bootstrap.listeners import admin_cluster, metrics_listener, ready_listener
-from xds.bootstrap.stats import collector_sink, stats_config, telemetry_sink
+from xds.bootstrap.stats import sinks, stats_config
 
 # Envoy takes the first response for LDS and CDS before it calls itself ready. Zero means: wait for ever. With
 # the default of 15 s a sidecar whose control plane is late turns ready without configuration.
@@ -65,7 +65,7 @@ def build_document(spec: Spec) -> dict[str, Any]:
         dynamic_resources=_dynamic_resources(),
         static_resources=_static_resources(spec),
         stats_config=stats_config(),
-        stats_sinks=[telemetry_sink(spec), *([collector_sink(spec)] if spec.collector else [])],
+        stats_sinks=sinks(spec),
         stats_flush_interval=_STATS_FLUSH,
         # 27 KB of the 98 KB that a known service costs are counters nobody has incremented yet.
         deferred_stat_options=bootstrap.BootstrapDeferredStatOptions(enable_deferred_creation_stats=True),
@@ -114,7 +114,7 @@ def _admin(spec: Spec) -> bootstrap.Admin:
         address=address(spec.admin_address, ADMIN_PORT),
         # Debugging must work exactly when the connection limit is reached.
         ignore_global_conn_limit=True,
-        allow_paths=[matcher.StringMatcher(prefix=path) for path in _ADMIN_PATHS],
+        allow_paths=[] if spec.is_older else [matcher.StringMatcher(prefix=path) for path in _ADMIN_PATHS],
     )
 
 

@@ -77,17 +77,20 @@ def stats_config() -> metrics.StatsConfig:
     )
 
 
-def telemetry_sink(spec: Spec) -> metrics.StatsSink:
-    """The OTLP push of the chosen stats over the control channel, so that it is authenticated like any request."""
-    return _sink(spec, control_plane_service(), _PUSHED)
+def sinks(spec: Spec) -> list[metrics.StatsSink]:
+    """The OTLP push of the chosen stats over the control channel, so that it is authenticated like any request.
+
+    A user's collector gets everything that is counted of traffic; an older Envoy counts nothing of it.
+    """
+    if spec.is_older:
+        return [_sink(spec, control_plane_service(), _PUSHED, _renamed())]
+    own = _sink(spec, control_plane_service(), _PUSHED, _dropped())
+    return [own, _sink(spec, collector_service(), r"istio\..*", _dropped())] if spec.collector else [own]
 
 
-def collector_sink(spec: Spec) -> metrics.StatsSink:
-    """The OTLP push of everything that is counted of traffic to the user's collector."""
-    return _sink(spec, collector_service(), r"istio\..*")
-
-
-def _sink(spec: Spec, service: core.GrpcService, pushed: str) -> metrics.StatsSink:
+def _sink(
+    spec: Spec, service: core.GrpcService, pushed: str, other: xds_core.TypedExtensionConfig
+) -> metrics.StatsSink:
     attributes = {
         "service.name": spec.workload,
         "service.namespace": spec.namespace,
@@ -104,13 +107,24 @@ def _sink(spec: Spec, service: core.GrpcService, pushed: str) -> metrics.StatsSi
         ],
         emit_tags_as_attributes=True,
         use_tag_extracted_name=True,
-        custom_metric_conversions=_drop_all_but(pushed),
+        custom_metric_conversions=_all_but(pushed, other),
     )
     return metrics.StatsSink(name="envoy.stat_sinks.open_telemetry", typed_config=pack(config))
 
 
-def _drop_all_but(regex: str) -> xds_matcher.Matcher:
-    """Not pushed ⇒ dropped; what matches nothing is converted as it is (documented behaviour of the sink)."""
+def _dropped() -> xds_core.TypedExtensionConfig:
+    """Leave a statistic out."""
+    return xds_core.TypedExtensionConfig(name="drop", typed_config=pack(sink.SinkConfigDropAction()))
+
+
+def _renamed() -> xds_core.TypedExtensionConfig:
+    """Add a statistic to one that nobody reads: an older sink cannot leave any out."""
+    unread = sink.SinkConfigConversionAction(metric_name="unread")
+    return xds_core.TypedExtensionConfig(name="unread", typed_config=pack(unread))
+
+
+def _all_but(regex: str, other: xds_core.TypedExtensionConfig) -> xds_matcher.Matcher:
+    """What matches nothing is pushed as it is (documented behaviour of the sink), so the matcher finds the others."""
     name = xds_core.TypedExtensionConfig(
         name="stat_full_name", typed_config=pack(inputs.StatFullNameMatchInput())
     )
@@ -124,13 +138,12 @@ def _drop_all_but(regex: str) -> xds_matcher.Matcher:
             ),
         )
     )
-    drop = xds_core.TypedExtensionConfig(name="drop", typed_config=pack(sink.SinkConfigDropAction()))
     return xds_matcher.Matcher(
         matcher_list=xds_matcher.MatcherMatcherList(
             matchers=[
                 xds_matcher.MatcherMatcherListFieldMatcher(
                     predicate=xds_matcher.MatcherMatcherListPredicate(not_matcher=pushed),
-                    on_match=xds_matcher.MatcherOnMatch(action=drop),
+                    on_match=xds_matcher.MatcherOnMatch(action=other),
                 )
             ]
         )

@@ -26,6 +26,15 @@ def _workload(text: str) -> tuple[str, str]:
     return namespace, name
 
 
+def _needs_less(text: str) -> bool:
+    """Tell whether an Envoy of this version does not read the whole bootstrap."""
+    major, _, minor = text.partition(".")
+    minor = minor.partition(".")[0]
+    if not (major.isdecimal() and minor.isdecimal()):
+        raise click.BadParameter(f"must be MAJOR.MINOR or MAJOR.MINOR.PATCH, got {text!r}")
+    return (int(major), int(minor)) < settings.WHOLE_BOOTSTRAP
+
+
 @click.command("bootstrap")
 @click.option("--workload", type=_workload, metavar="NS/POD", help="The pod that it is for.")
 @click.option(
@@ -76,6 +85,14 @@ def _workload(text: str) -> tuple[str, str]:
     metavar="HOST:PORT",
     help="An OTLP collector (gRPC without TLS) that gets the counters of traffic as well.",
 )
+@click.option(
+    "--envoy-version",
+    "is_older",
+    type=_needs_less,
+    metavar="VERSION",
+    default="1.40",
+    help="The Envoy that it is for; it matters before 1.37, which does not read all of it.",
+)
 @click.option("--insecure", is_flag=True, help="Plaintext to a loopback control plane, without a token.")
 @click.option("--zone", default="", help="Zone of the proxy, for locality; by default the pod's label.")
 @click.option(
@@ -95,6 +112,7 @@ def command(  # noqa: PLR0913  # one parameter an option
     xds: tuple[str, int],
     token_file: Path | None,
     otlp_metrics: tuple[str, int] | None,
+    is_older: bool,
     zone: str,
     out: Path | None,
     insecure: bool,
@@ -117,7 +135,9 @@ def command(  # noqa: PLR0913  # one parameter an option
         )
     try:
         channel = bootstrap.Plaintext() if insecure or token_file is None else _tls(state, roots, token_file)
-        spec = bootstrap.template(xds_host=xds[0], xds_port=xds[1], channel=channel, collector=otlp_metrics)
+        spec = bootstrap.template(
+            xds_host=xds[0], xds_port=xds[1], channel=channel, collector=otlp_metrics, is_older=is_older
+        )
         if workload is not None:
             pod = _find(directory, *workload)
             spec = replace(

@@ -12,7 +12,7 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -86,6 +86,8 @@ class Mesh:
     """Where sidecars push their counters besides."""
     envoys: Mapping[str, Path] = field(default_factory=dict[str, Path])
     """Pods whose sidecar is another Envoy than that of the wheel."""
+    older: Collection[str] = ()
+    """Those of them that are before 1.37."""
     family: Family = field(init=False)
     xds_port: int = field(default_factory=free_port)
     admin_port: int = field(default_factory=free_port)
@@ -190,6 +192,7 @@ class Mesh:
             xds_port=self.xds_port,
             channel=bootstrap.Plaintext() if self.is_insecure else self.channel(pod),
             collector=self.collector,
+            is_older=pod.name in self.older,
         )
 
     def channel(self, pod: PodSpec) -> bootstrap.Tls:

@@ -10,9 +10,11 @@ import functools
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from xds.pb.envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from xds.pb.envoy.config.route.v3 import route_pb2
 from xds.pb.envoy.extensions.access_loggers.stats.v3 import stats_pb2
+from xds.pb.envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from xds.pb.envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
-from xds.resources import telemetry
+from xds.resources import repeated, telemetry
 from xds.resources.filters import HCM, TCP_PROXY, Hcm
 from xds.resources.parts import pack, serialise
 
@@ -38,6 +40,9 @@ STATS_LOGGER: Final[Release] = (1, 37)
 """From here on there is a stats logger. Before, a listener that names its type is refused as a whole, so it goes:
 what remains are the counters of clusters (docs/metrics.md)."""
 
+EACH_LINE: Final[Release] = (1, 38)
+"""From here on a rule sees each line of a repeated header. Before, only the lines joined with commas."""
+
 HANDSHAKES: Final[Release] = (1, 37)
 """From here on a proxy of bytes can wait for the client's certificate before it connects to the application. Before,
 the application sees a connection, and no byte, of a peer that is refused afterwards."""
@@ -46,7 +51,7 @@ FORMATTED_TAGS: Final[Release] = (1, 37)
 """From here on a tag of a span can be a format. Before, such a tag is left out."""
 
 _FORMS_KEPT: Final = 512
-"""Listeners of older Envoys that are kept in their form; Pods of a workload share theirs."""
+"""Listeners, and route tables, of older Envoys that are kept in their form; Pods of a workload share theirs."""
 
 _Proxy = TypeVar("_Proxy", Hcm, tcp_proxy_pb2.TcpProxy)
 
@@ -80,6 +85,20 @@ def listener(body: bytes, found: Release) -> bytes:
     for chain in message.filter_chains:
         _change(chain, found)
     return serialise(message)
+
+
+@functools.lru_cache(maxsize=_FORMS_KEPT)
+def inbound_routes(body: bytes) -> bytes:
+    """Return the routes of a workload's own port for Envoys before ``EACH_LINE``."""
+    table = route_pb2.RouteConfiguration.FromString(body)
+    for route in (route for host in table.virtual_hosts for route in host.routes):
+        for config in route.typed_per_filter_config.values():
+            rules = rbac_pb2.RBACPerRoute()
+            if config.Unpack(rules):
+                repeated.widen(rules.rbac.rules)
+                repeated.widen(rules.rbac.shadow_rules)
+                config.CopyFrom(pack(rules))
+    return serialise(table)
 
 
 def _change(chain: listener_components_pb2.FilterChain, found: Release) -> None:
