@@ -51,7 +51,6 @@ REQUEST: Final[Fields] = (
     ("path", "%PATH(WQ:PATH)%"),
     ("protocol", "%PROTOCOL%"),
     ("route_name", "%ROUTE_NAME%"),
-    ("policy", "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%"),
     ("response_code", "%RESPONSE_CODE%"),
     ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
     ("grpc_status", "%GRPC_STATUS%"),
@@ -62,11 +61,6 @@ REQUEST: Final[Fields] = (
     ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
 )
 """What only a request has."""
-
-BYTES: Final[Fields] = (
-    ("policy", "%DYNAMIC_METADATA(envoy.filters.network.rbac:enforced_effective_policy_id)%"),
-)
-"""What a connection has that a request has from elsewhere."""
 
 REDACTED: Final = "[redacted]"
 
@@ -90,7 +84,7 @@ def tcp_loggers(logs: Iterable[AccessLog], sides: Fields) -> list[accesslog_pb2.
     """Return the loggers of connections, which write when one ends."""
     ended = _Filter()
     ended.log_type_filter.types.append(_LogType.TcpConnectionEnd)
-    return [_logger(log, _words(log, (*sides, *CONNECTION, *BYTES)), [ended, *_chosen(log)]) for log in logs]
+    return [_logger(log, _words(log, (*sides, *CONNECTION)), [ended, *_chosen(log)]) for log in logs]
 
 
 def _requests(log: AccessLog, fields: Fields) -> Iterable[accesslog_pb2.AccessLog]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds.resources import evidence
+from xds.resources import access, asking, evidence
 from xds.resources.accesslog import Fields, http_loggers, tcp_loggers
+from xds.resources.asking import HTTP_RBAC, NETWORK_RBAC
 from xds.resources.telemetry import MUTUAL_TLS, spiffe_id
 from xds.resources.tracing import trace
 
@@ -47,7 +48,10 @@ def as_client(workload: Workload) -> Fields:
 
 
 def as_server(node: Inbound, security: str) -> Fields:
-    """Return the two parties of a call that this port takes: the caller is what its verified certificate says."""
+    """Return the two parties of a call that this port takes, and what policies said of it.
+
+    The caller is what its verified certificate says.
+    """
     caller = (
         ("source_workload", "%DOWNSTREAM_PEER_DNS_SAN%"),
         ("source_principal", "%DOWNSTREAM_PEER_URI_SAN%"),
@@ -59,4 +63,22 @@ def as_server(node: Inbound, security: str) -> Fields:
         ("destination_namespace", node.workload.namespace),
         *((("destination_service", node.service),) if node.service else ()),
         ("destination_principal", spiffe_id(node.workload)),
+        *_verdicts(is_http=node.protocol.is_http),
     )
+
+
+def _verdicts(*, is_http: bool) -> Fields:
+    """Return which rules decided, and which would have: the words under which the filters of access tell it.
+
+    Of several providers, the first one's question is told. The filter of connections tells the rule that denies in
+    ``CONNECTION_TERMINATION_DETAILS`` alone.
+    """
+    told_by = HTTP_RBAC if is_http else NETWORK_RBAC
+    words = (
+        *((("policy", "enforced_effective_policy_id"),) if is_http else ()),
+        ("asked_policy", f"{asking.prefix(0)}shadow_effective_policy_id"),
+        ("audit_policy", f"{access.AUDITED}shadow_effective_policy_id"),
+        ("dry_run_deny", f"{access.TRIED_DENY}shadow_effective_policy_id"),
+        ("dry_run_allow", f"{access.TRIED_ALLOW}shadow_engine_result"),
+    )
+    return tuple((name, f"%DYNAMIC_METADATA({told_by}:{word})%") for name, word in words)
