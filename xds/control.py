@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 
 from xds.api.core import Key, Pod
 from xds.api.manifest import Object
+from xds.compile.lens import Lens
 from xds.demand import Demand
 from xds.events import Watch
 from xds.explain.facts import Facts
@@ -22,7 +23,7 @@ from xds.ledger import Ledger, Row
 from xds.places import Outcome, is_caller, is_counted, workload_of
 from xds.plan import Plan
 from xds.push import Registry
-from xds.report import EjectedEndpoint, SeenByProxy, SilentService
+from xds.report import EjectedEndpoint, SeenByProxy
 from xds.resources import names
 from xds.resources.older import can_ask, takes_filters
 from xds.secrets import SecretPut, layer_of
@@ -31,9 +32,9 @@ from xds.sources.store import Store
 from xds.stream import Session
 from xds.subscription import WILDCARD, Variant
 from xds.traffic.graph import Workload
-from xds.traffic.silences import ASKED
 from xds.traffic.telemetry import Telemetry
 from xds.trust import Fleet, Trust
+from xds.unanswered import unanswered
 
 NOBODY: frozenset[Session] = frozenset()
 
@@ -137,7 +138,8 @@ class ControlPlane:
     def seen(self, node_id: str, now: float) -> SeenByProxy:
         """Return what a node's sidecar has met: whom it has ejected, which services do not answer it."""
         found = self.telemetry.silences(node_id, now_s=now)
-        silent = tuple(SilentService(ASKED[metric], one.times, one.last_s) for metric, one in found.items())
+        pod, _, namespace = node_id.rpartition(".")
+        silent = tuple(unanswered(Lens(self.plan.world), (namespace, pod), found))
         return SeenByProxy(tuple(self._ejected(node_id, now)), silent)
 
     def _ejected(self, node_id: str, now: float) -> Iterator[EjectedEndpoint]:

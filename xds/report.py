@@ -46,11 +46,17 @@ class EjectedEndpoint(msgspec.Struct, frozen=True):
 
 
 class SilentService(msgspec.Struct, frozen=True):
-    """A kind of service that a proxy asks about requests, and that has lately not answered; ``times`` in all."""
+    """A service that a proxy asks about requests, or tells of them, and that has lately not answered.
+
+    ``service`` is its kind, ``name`` the provider or where keys are, ``objects`` are those because of which it is
+    asked. ``times`` are in all, of the kind where the sidecar counts no closer.
+    """
 
     service: str
     times: int
     last: float
+    name: str = ""
+    objects: tuple[str, ...] = ()
 
 
 class Proxy(msgspec.Struct, frozen=True):

@@ -57,8 +57,8 @@ _PUSHED: Final = (
     # Services that are asked about requests, and do not answer.
     r"|cluster\.inbound\|[^.]*\.(ratelimit|ext_authz)\.error|filter_chain\.jwt_authn\.jwks_fetch_failed"
     r"|http\.inbound[^.]*\.jwt_authn\.jwks_fetch_failed"  # where the listener has the filter (docs/adr/0036)
-    # Services that providers name: a collector answers nothing, but it takes connections.
-    r"|cluster\.provider\|[^.]*\.upstream_cx_connect_fail"
+    # Services that providers name, and those that have keys: a collector answers nothing, but it takes connections.
+    r"|cluster\.(provider|jwks)\|[^.]*\.upstream_cx_connect_fail"
 )
 
 

@@ -138,7 +138,9 @@ def answers(facts: Facts) -> Iterator[Finding]:
     for replica in facts.replicas:
         for proxy in replica.proxies:
             for one in proxy.silent:
-                message = f"its {one.service} did not answer within the last minute, {one.times} times in all"
+                asking = f", which {' and '.join(one.objects)} asks" if one.objects else ""
+                who = f"{one.service} {one.name}".strip()
+                message = f"its {who}{asking} did not answer within the last minute, {one.times} times in all"
                 yield warning(
                     f"Proxy {proxy.id}", message, f"proa proxy config {proxy.id} --type clusters --kubernetes"
                 )

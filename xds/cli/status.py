@@ -66,13 +66,19 @@ def _show(found: report.Overview) -> None:
         click.echo()
         show(("EJECTED", "ENDPOINT", "SERVICE", "BY", "FOR"), ejected)
     silent = [
-        (one.service, proxy.id, str(one.times), age(now - one.last))
+        (
+            f"{one.service} {one.name}".strip(),
+            proxy.id,
+            str(one.times),
+            age(now - one.last),
+            ", ".join(one.objects),
+        )
         for proxy in found.proxies
         for one in proxy.silent
     ]
     if silent:
         click.echo()
-        show(("NO ANSWER FROM", "TO", "TIMES", "LAST"), silent)
+        show(("NO ANSWER FROM", "TO", "TIMES", "LAST", "BECAUSE OF"), silent)
     if found.problems:
         click.echo()
         places = [(p.severity, p.object, p.field, p.reason, p.where) for p in found.problems]

@@ -16,7 +16,7 @@ from xds.traffic import ejections, otlp, silences
 from xds.traffic.edges import UNKNOWN, Edge, Numbers, Port, Traffic, percentile
 from xds.traffic.ejections import Ejected
 from xds.traffic.otlp import Point
-from xds.traffic.silences import RECENT_S, Silence
+from xds.traffic.silences import RECENT_S, Heard, Silence
 
 MAX_NODES: Final = 20_000
 """Nodes kept at once. Four times the largest mesh that one control plane is measured with."""
@@ -111,7 +111,7 @@ class _Node:
     series: dict[tuple[str, _Labels], Numbers] = field(default_factory=dict[tuple[str, _Labels], Numbers])
     recent: dict[_Total, _Counts] = field(default_factory=dict[_Total, _Counts])
     ports: dict[str, Port] = field(default_factory=dict[str, Port])
-    silences: dict[str, Silence] = field(default_factory=dict[str, Silence])
+    silences: dict[Heard, Silence] = field(default_factory=dict[Heard, Silence])
     ejected: dict[tuple[str, str], Ejected] = field(default_factory=dict[tuple[str, str], Ejected])
 
 
@@ -160,7 +160,7 @@ class Telemetry:
         node.interval_s, node.at_s, node.recent = now_s - node.at_s, now_s, {}
         gauges = [found for found in points if found[0].metric in _OF_ENDPOINTS]
         node.ejected = ejections.ejected(gauges, node.ejected, now_s) if gauges else {}
-        asked = [point for point, _ in points if point.metric in otlp.ASKED]
+        asked = [found for found in points if found[0].metric in otlp.ASKED]
         node.silences = silences.silences(asked, node.silences, now_s, is_first=is_first)
         for point, pairs in points:
             if point.metric in _OF_NO_EDGE:
@@ -233,11 +233,11 @@ class Telemetry:
         node = self._nodes.get(node_id)
         return sorted(node.ejected.values()) if node and now_s - node.at_s <= STALE_S else []
 
-    def silences(self, node_id: str, *, now_s: float) -> dict[str, Silence]:
-        """Return which services have lately not answered a node's sidecar, by the counter that tells it."""
+    def silences(self, node_id: str, *, now_s: float) -> dict[Heard, Silence]:
+        """Return which counters say that services have lately not answered a node's sidecar."""
         node = self._nodes.get(node_id)
         found = node.silences if node else {}
-        return {metric: one for metric, one in found.items() if one.last_s and now_s - one.last_s <= RECENT_S}
+        return {heard: one for heard, one in found.items() if one.last_s and now_s - one.last_s <= RECENT_S}
 
     def _read(self, text: bytes, pairs: list[bytes], workload: str, now_s: float) -> _Labels | None:
         """Return what new labels mean, None where no room is left."""
