@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes.fleet import LOOPBACK, facts
+from tests.fakes.fleet import LOOPBACK, answering, facts
 from xds.__main__ import main
 from xds.admin import listening
-from xds.cli.analyze import since
+from xds.cli.traffic import since
 from xds.traffic.amplification import Chain, Copying, Habits, Rule, Rules, chains, habits
 from xds.traffic.edges import Edge, Traffic
 from xds.traffic.graph import Seen, graph_of
@@ -188,7 +188,7 @@ async def ask(*arguments: str, sampling: float = 100) -> Result:
 
     served = dataclasses.replace(
         facts(),
-        edges=lambda: seen(*WAY),
+        edges=answering(seen(*WAY)),
         repeats=lambda: Rules(tuple(RULES)),
         evidence=evidence,
     )

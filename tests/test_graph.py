@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes.fleet import LOOPBACK, facts
+from tests.fakes.fleet import LOOPBACK, answering, facts
 from xds.__main__ import main
 from xds.admin import listening
 from xds.traffic import drawing, graph
@@ -217,7 +217,7 @@ def test_any_graph_is_drawn_the_same_way_and_nothing_overlaps(pairs: list[tuple[
 
 async def ask(*arguments: str, found: Seen = BOTH_ENDS) -> Result:
     """Run a verb in a thread while an admin API answers it."""
-    served = dataclasses.replace(facts(), edges=lambda: found)
+    served = dataclasses.replace(facts(), edges=answering(found))
     async with listening(served, LOOPBACK) as bound:
         return await asyncio.to_thread(CliRunner().invoke, main, [*arguments, "--admin", str(bound)])
 
@@ -278,7 +278,7 @@ async def test_the_api_answers_the_graph() -> None:
     """The same that `proa graph -o json` prints."""
     import aiohttp
 
-    served = dataclasses.replace(facts(), edges=lambda: BOTH_ENDS)
+    served = dataclasses.replace(facts(), edges=answering(BOTH_ENDS))
     async with (
         listening(served, LOOPBACK) as bound,
         aiohttp.ClientSession() as client,
@@ -287,3 +287,27 @@ async def test_the_api_answers_the_graph() -> None:
         found = msgspec.json.decode(await answer.read(), type=Graph)
 
     assert found == graph_of(BOTH_ENDS)
+
+
+@pytest.mark.parametrize(("flags", "asked"), [((), 60), (("-t", "30s"), 30), (("--window", "1m"), 60)])
+@pytest.mark.parametrize("verb", ["stat", "top", "graph"])
+async def test_a_window_can_be_asked_for(verb: str, flags: tuple[str, ...], asked: int) -> None:
+    """A minute, unless something else is wanted."""
+    windows: list[float] = []
+
+    def edges(window_s: float) -> Seen:
+        windows.append(window_s)
+        return BOTH_ENDS
+
+    async with listening(dataclasses.replace(facts(), edges=edges), LOOPBACK) as bound:
+        await asyncio.to_thread(CliRunner().invoke, main, [verb, *flags, "--admin", str(bound)])
+
+    assert windows == [asked]
+
+
+@pytest.mark.parametrize("text", ["5s", "2m", "30"])
+async def test_a_window_that_nobody_keeps_is_refused(text: str) -> None:
+    """The control plane has slots of 10 s, for a minute."""
+    result = await ask("stat", "-t", text)
+
+    assert result.exit_code == 2

@@ -147,7 +147,7 @@ def test_what_is_an_error(labels: dict[str, str], errors: int) -> None:
     assert edge.errors == errors
 
 
-def test_percentiles_are_those_of_the_latest_interval() -> None:
+def test_percentiles_are_those_of_the_window() -> None:
     """A slow hour in the past does not colour the present."""
     (edge,) = after([durations(0, 0, 0, 1_000)], [durations(100, 0, 0, 1_000)])
 
@@ -174,14 +174,43 @@ def test_replicas_add_up() -> None:
     assert edge.requests_per_s == pytest.approx(20)
 
 
-def test_a_silent_node_has_no_rate() -> None:
-    """What it last said is not what happens now."""
+def pushed(*values: int) -> Live:
+    """Return what is known after a push of these values each 5 s."""
     live = Live()
-    live.receive("web-0.shop", export(counter(0)), now_s=0)
-    live.receive("web-0.shop", export(counter(50)), now_s=5)
-    (edge,) = live.traffic(now_s=5 + telemetry.STALE_S + 1)
+    for second, value in enumerate(values):
+        live.receive("web-0.shop", export(counter(value)), now_s=5.0 * second)
+    return live
 
-    assert (edge.requests, edge.requests_per_s) == (50, 0)
+
+def test_requests_of_the_window_count() -> None:
+    """One that came half a minute ago is seen for a minute, and in a shorter window it is not."""
+    live = pushed(0, 60, *[60] * 7)
+
+    (edge,) = live.traffic(now_s=41)
+    assert edge.requests_per_s == pytest.approx(60 / 40)
+    (lately,) = live.traffic(now_s=41, window_s=10)
+    assert (lately.requests_per_s, lately.p50_ms) == (0, None)
+    (later,) = pushed(0, 60, *[60] * 14).traffic(now_s=76)
+    assert (later.requests, later.requests_per_s) == (60, 0)
+
+
+@pytest.mark.parametrize("window_s", [10, 30, 60])
+@pytest.mark.parametrize("pushes", [3, 9, 40])
+def test_a_steady_rate_is_the_same_in_every_window(window_s: float, pushes: int) -> None:
+    """Whether the window is full yet or not, and wherever its slots begin."""
+    (edge,) = pushed(*range(0, 50 * pushes, 50)).traffic(now_s=5 * pushes - 2, window_s=window_s)
+
+    assert edge.requests_per_s == pytest.approx(10)
+
+
+def test_a_silent_node_loses_its_rate() -> None:
+    """What it said in its last minute spreads over the time since, and then is no more."""
+    live = pushed(0, 50)
+    (edge,) = live.traffic(now_s=5 + telemetry.STALE_S + 5)
+    (later,) = live.traffic(now_s=80)
+
+    assert edge.requests_per_s == pytest.approx(50 / 40)
+    assert (later.requests, later.requests_per_s) == (50, 0)
 
 
 def test_old_edges_are_forgotten() -> None:
@@ -377,3 +406,14 @@ def test_totals_never_fall(values: list[int]) -> None:
         total = edge.requests
 
     assert total >= max(values)
+
+
+def test_sidecars_that_push_at_different_times_add_up() -> None:
+    """What the latest of them has not told yet is the only error: half an interval of a minute."""
+    live, nodes = Live(), ((0.0, "web-0.shop"), (1.7, "web-1.shop"), (3.4, "web-2.shop"))
+    for second in range(30):
+        for phase, node in nodes:
+            live.receive(node, export(counter(50 * second)), now_s=5.0 * second + phase)
+    (edge,) = live.traffic(now_s=150)
+
+    assert edge.requests_per_s == pytest.approx(30, rel=0.05)

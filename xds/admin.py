@@ -30,6 +30,7 @@ from xds.rotation import Root
 from xds.traffic.amplification import Rules
 from xds.traffic.graph import Seen, graph_of
 from xds.traffic.sightings import Sightings
+from xds.traffic.window import SLOT_S, WINDOW_S
 from xds.trust import Status
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -57,7 +58,7 @@ class Facts:
     workload: Callable[[str], str]
     """The workload of a node ID, empty where it is unknown."""
     problems: Callable[[], Sequence[Problem]]
-    edges: Callable[[], Seen]
+    edges: Callable[[float], Seen]
     """The latest RED series by source and destination."""
     repeats: Callable[[], Rules]
     """Which sidecars may repeat which of the calls that were seen."""
@@ -138,13 +139,13 @@ class Api:
         pushes = facts.ledger.pushes()
         return _json(report.object_record(key, facts.fingerprint(key), facts.problems(), pushes))
 
-    async def edges(self, _request: web.Request) -> web.Response:
-        """Answer rate, errors and duration by source and destination."""
-        return _json(self._facts.edges())
+    async def edges(self, request: web.Request) -> web.Response:
+        """Answer rate, errors and duration by source and destination, of the last ``?window=SECONDS``."""
+        return _json(self._facts.edges(_window(request)))
 
-    async def graph(self, _request: web.Request) -> web.Response:
-        """Answer who calls whom, with both ends' reports as one edge."""
-        return _json(graph_of(self._facts.edges()))
+    async def graph(self, request: web.Request) -> web.Response:
+        """Answer who calls whom, with both ends' reports as one edge, of the last ``?window=SECONDS``."""
+        return _json(graph_of(self._facts.edges(_window(request))))
 
     async def explain(self, request: web.Request) -> web.Response:
         """Answer what happens to ``?source=&destination=&request=METHOD /path&header=…`` and why."""
@@ -299,6 +300,14 @@ def _limit(request: web.Request, default: int, *, most: int = 99_999) -> int:
     if not (limit.isascii() and limit.isdigit() and len(limit) <= len(str(most))):
         raise web.HTTPBadRequest(text=f"limit: must be 0..{most}\n")
     return int(limit)
+
+
+def _window(request: web.Request) -> float:
+    """Return ``?window=SECONDS``, at most what is kept."""
+    text = request.query.get("window", f"{WINDOW_S:g}")
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and SLOT_S <= int(text) <= WINDOW_S):
+        raise web.HTTPBadRequest(text=f"window: must be {SLOT_S:g}..{WINDOW_S:g} seconds\n")
+    return float(text)
 
 
 def _root(request: web.Request) -> Root:

@@ -51,11 +51,11 @@ class Intake:
         """Return what was not taken, by why."""
         return {**self._plane.telemetry.counters(), **self._evidence.counters()}
 
-    def edges(self) -> Seen:
-        """Return who calls whom, and what the world knows of them."""
+    def edges(self, window_s: float) -> Seen:
+        """Return who calls whom, with the rates of the last seconds, and what the world knows of them."""
         telemetry, now = self._plane.telemetry, time.time()
         return Seen(
-            tuple(telemetry.traffic(now_s=now)),
+            tuple(telemetry.traffic(now_s=now, window_s=window_s)),
             tuple(telemetry.ports(now_s=now)),
             tuple(self._plane.workloads()),
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from xds.address import Address
 from xds.admin import Facts
@@ -19,6 +20,8 @@ from xds.traffic.graph import Seen
 from xds.traffic.sightings import Sightings
 from xds.trust import RootStatus, RotationStatus, Status
 
+_Found = TypeVar("_Found")
+
 LOOPBACK = Address("127.0.0.1", 0)
 
 STEADY = RotationStatus(Phase.STEADY, 0.0, (RootStatus("ab" * 32, 2_000_000_000, signs=True),), "")
@@ -26,6 +29,11 @@ STEADY = RotationStatus(Phase.STEADY, 0.0, (RootStatus("ab" * 32, 2_000_000_000,
 
 async def _nobody(question: Question) -> Answer:
     raise ConfigError("source", f"no Pod or workload {question.source} is known")
+
+
+def answering(found: _Found) -> Callable[[float], _Found]:
+    """Return what answers this, whatever number it is asked with."""
+    return lambda _asked: found
 
 
 def facts(ledger: Ledger | None = None) -> Facts:
@@ -36,7 +44,7 @@ def facts(ledger: Ledger | None = None) -> Facts:
         not_ready=lambda: "",
         workload=lambda node_id: node_id.partition("-")[0],
         problems=lambda: (),
-        edges=lambda: Seen((), ()),
+        edges=lambda _window_s: Seen((), ()),
         evidence=lambda _limit: Sightings(()),
         repeats=lambda: Rules(()),
         explain=_nobody,

@@ -11,16 +11,11 @@ import click
 
 from xds.cli.asking import place, place_options
 from xds.cli.parameters import duration, output_option
+from xds.cli.traffic import SWITCH_ON, sampling, sightings, since
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from xds.traffic.amplification import Chain, Party
     from xds.traffic.propagation import Propagation
-    from xds.traffic.sightings import Sighting, Sightings
-
-
-_SWITCH_ON = "set `evidence: {sampling: 10}` in the mesh settings (ConfigMap proa)"
 
 
 @click.group("analyze")
@@ -63,12 +58,12 @@ def retries(above: int, since_s: int, output: str, **where: Any) -> None:
     if output == "json":
         import msgspec
 
-        click.echo(msgspec.json.encode({"chains": found, "sampling": _sampling(evidence)}))
+        click.echo(msgspec.json.encode({"chains": found, "sampling": sampling(evidence)}))
         return
     _show(found, above)
-    if not _sampling(evidence):
+    if not sampling(evidence):
         click.echo(
-            f"evidence is off, so tries of applications and dropped baggage are not seen: {_SWITCH_ON}",
+            f"evidence is off, so tries of applications and dropped baggage are not seen: {SWITCH_ON}",
             err=True,
         )
 
@@ -92,35 +87,11 @@ def traces(since_s: int, output: str, **where: Any) -> None:
     if output == "json":
         import msgspec
 
-        click.echo(msgspec.json.encode({"workloads": found, "sampling": _sampling(evidence)}))
+        click.echo(msgspec.json.encode({"workloads": found, "sampling": sampling(evidence)}))
         return
     _show_traces(found)
-    if not _sampling(evidence):
-        click.echo(f"evidence is off, so nothing new is seen: {_SWITCH_ON}", err=True)
-
-
-def sightings(where: dict[str, Any]) -> list[Sightings]:
-    """Return what every replica kept of sampled requests."""
-    from xds.traffic.sightings import Sightings
-
-    return place(**where).ask("/api/v1/evidence", Sightings)
-
-
-def since(found: Iterable[Sighting], seconds: float, *, now: float) -> list[Sighting]:
-    """Return what began within so many seconds before `now`, epoch; what does not say when is too old."""
-    from datetime import datetime
-
-    def began(sighting: Sighting) -> float:
-        try:
-            return datetime.fromisoformat(sighting.started).timestamp()
-        except ValueError:
-            return 0.0
-
-    return [sighting for sighting in found if began(sighting) >= now - seconds]
-
-
-def _sampling(evidence: list[Sightings]) -> float:
-    return max((each.sampling for each in evidence), default=0)
+    if not sampling(evidence):
+        click.echo(f"evidence is off, so nothing new is seen: {SWITCH_ON}", err=True)
 
 
 def _show(found: list[Chain], above: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xds.cli.asking import place_options
-from xds.cli.traffic import SILENT, cells, namespace_option, seen
+from xds.cli.traffic import SILENT, cells, namespace_option, seen, window_option
 
 if TYPE_CHECKING:
     from xds.traffic.graph import Graph
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="A table, one JSON document, Graphviz' language, or a picture.",
 )
+@window_option
 @place_options
-def command(namespace: str | None, output: str, **where: Any) -> None:
+def command(namespace: str | None, output: str, window_s: int, **where: Any) -> None:
     """Show the graph of calls: `proa graph -o svg > mesh.svg`."""
     import msgspec
 
     from xds.traffic import drawing
     from xds.traffic.graph import graph_of, narrow
 
-    found = graph_of(seen(where))
+    found = graph_of(seen(where, window_s))
     if namespace is not None:
         found = narrow(found, namespace)
     if output == "json":

@@ -11,7 +11,7 @@ import click
 
 from xds.cli.asking import place_options
 from xds.cli.parameters import output_option
-from xds.cli.traffic import NOTHING, cells, namespace_option, seen
+from xds.cli.traffic import NOTHING, cells, namespace_option, seen, window_option
 
 if TYPE_CHECKING:
     from xds.traffic.graph import Row
@@ -41,10 +41,13 @@ def _resource(text: str) -> tuple[str, str]:
 @click.command("stat")
 @click.argument("resource", metavar="[deploy|svc|ns[/NAME]]", type=_resource, default="deploy")
 @namespace_option
+@window_option
 @place_options
 @output_option
-def command(resource: tuple[str, str], namespace: str | None, output: str, **where: Any) -> None:
-    """Show success, rate, latency and open connections of what arrives, in the latest interval of 5 s.
+def command(
+    resource: tuple[str, str], namespace: str | None, window_s: int, output: str, **where: Any
+) -> None:
+    """Show success, rate, latency and open connections of what arrives, over the last minute.
 
     A workload's figures are those of its own sidecars; a service's are its callers', with what never arrived.
     """
@@ -53,7 +56,7 @@ def command(resource: tuple[str, str], namespace: str | None, output: str, **whe
     kind, name = resource
     rows = [
         row
-        for row in stat(seen(where), kind)
+        for row in stat(seen(where, window_s), kind)
         if name in {"", row.name} and namespace in {None, row.namespace}
     ]
     if output == "json":

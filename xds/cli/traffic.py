@@ -10,23 +10,55 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from xds.cli.asking import place
+from xds.cli.parameters import duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from xds.traffic.graph import Figures, Seen
+    from xds.traffic.sightings import Sighting, Sightings
 
 NOTHING: Final = "-"
+
+_LEAST_S: Final = 10
+_MOST_S: Final = 60
+"""What `xds.traffic.window` keeps: slots of 10 s, for a minute."""
 
 namespace_option = click.option("-n", "--namespace", metavar="NAME", help="Only what is in this namespace.")
 """``-n NAMESPACE``; without it all are shown."""
 
+SWITCH_ON: Final = "set `evidence: {sampling: 10}` in the mesh settings (ConfigMap proa)"
+"""How requests come to be sampled."""
+
 SILENT: Final = "no traffic has been reported: sidecars report every 5 s what went through them"
 
 
-def seen(where: dict[str, Any]) -> Seen:
+def _window(text: str) -> int:
+    """Read a duration that the control plane still has the figures of."""
+    seconds = duration(text)
+    if not _LEAST_S <= seconds <= _MOST_S:
+        raise click.BadParameter(f"must be {_LEAST_S}s to {_MOST_S}s, got {text!r}")
+    return seconds
+
+
+window_option = click.option(
+    "-t",
+    "--window",
+    "window_s",
+    metavar="DURATION",
+    type=_window,
+    default="1m",
+    show_default=True,
+    help="The time that rates and latencies are taken over.",
+)
+"""``-t DURATION``, as `linkerd viz stat` has it."""
+
+
+def seen(where: dict[str, Any], window_s: int = _MOST_S) -> Seen:
     """Return what all replicas have heard, as one."""
     from xds.traffic import graph
 
-    return graph.merge(place(**where).ask("/api/v1/edges", graph.Seen))
+    return graph.merge(place(**where).ask(f"/api/v1/edges?window={window_s}", graph.Seen))
 
 
 def cells(red: Figures) -> tuple[str, ...]:
@@ -45,3 +77,28 @@ def short(name: str) -> str:
     _, found, path = name.partition("/ns/")
     namespace, is_account, account = path.partition("/sa/")
     return f"{account}.{namespace}" if found and is_account else name or NOTHING
+
+
+def sightings(where: dict[str, Any]) -> list[Sightings]:
+    """Return what every replica kept of sampled requests."""
+    from xds.traffic.sightings import Sightings
+
+    return place(**where).ask("/api/v1/evidence", Sightings)
+
+
+def since(found: Iterable[Sighting], seconds: float, *, now: float) -> list[Sighting]:
+    """Return what began within so many seconds before `now`, epoch; what does not say when is too old."""
+    from datetime import datetime
+
+    def began(sighting: Sighting) -> float:
+        try:
+            return datetime.fromisoformat(sighting.started).timestamp()
+        except ValueError:
+            return 0.0
+
+    return [sighting for sighting in found if began(sighting) >= now - seconds]
+
+
+def sampling(evidence: list[Sightings]) -> float:
+    """Return how many per cent of the requests are sampled; 0: none."""
+    return max((each.sampling for each in evidence), default=0)

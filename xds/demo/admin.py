@@ -105,8 +105,8 @@ class ControlPlane:
         return msgspec.json.decode(self._get("/api/v1/problems"), type=report.Problems).problems
 
     def edges(self) -> tuple[Traffic, ...]:
-        """Return every edge that the sidecars have reported."""
-        return msgspec.json.decode(self._get("/api/v1/edges"), type=_Edges).edges
+        """Return every edge that the sidecars have reported, with the rates of the last seconds."""
+        return msgspec.json.decode(self._get("/api/v1/edges?window=10"), type=_Edges).edges
 
     def _get(self, path: str) -> bytes:
         return get(self._host, self._port, path)

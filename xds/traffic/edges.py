@@ -28,10 +28,10 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What an edge carried since it was first seen, and how it went in the latest push interval.
+    """What an edge carried since it was first seen, and how it went within the window that was asked for.
 
     Percentiles are milliseconds, interpolated inside Envoy's buckets; None where nothing was measured. ``bounds`` and
-    ``buckets`` are those of the latest interval, so that several edges, or several replicas, can be added up.
+    ``buckets`` are those of the window, so that several edges, or several replicas, can be added up.
     """
 
     edge: Edge

@@ -45,7 +45,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Red:
-    """Rate, errors and durations of the latest interval; None where there was nothing to measure."""
+    """Rate, errors and durations within a window; None where there was nothing to measure."""
 
     requests_per_s: float = 0
     errors_per_s: float = 0

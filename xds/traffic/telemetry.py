@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from operator import add, lt, sub
+from operator import lt, sub
 from typing import Final
 
 from xds.traffic import ejections, otlp, silences
@@ -17,6 +17,7 @@ from xds.traffic.edges import UNKNOWN, Edge, Numbers, Port, Traffic, percentile
 from xds.traffic.ejections import Ejected
 from xds.traffic.otlp import Point
 from xds.traffic.silences import RECENT_S, Heard, Silence
+from xds.traffic.window import WINDOW_S, Counts, Window
 
 MAX_NODES: Final = 20_000
 """Nodes kept at once. Four times the largest mesh that one control plane is measured with."""
@@ -55,41 +56,14 @@ _NOTHING: Final = "-"
 """Envoy's word for an operator without a value."""
 
 
-@dataclass(slots=True)
-class _Counts:
-    """Sums of an edge; ``buckets`` are requests per duration bucket, one more than ``bounds``."""
-
-    requests: float = 0
-    errors: float = 0
-    connections: float = 0
-    sent_bytes: float = 0
-    received_bytes: float = 0
-    bounds: Numbers = ()
-    buckets: Numbers = ()
-
-    def add(self, other: _Counts) -> None:
-        self.requests += other.requests
-        self.errors += other.errors
-        self.connections += other.connections
-        self.sent_bytes += other.sent_bytes
-        self.received_bytes += other.received_bytes
-        if other.buckets:
-            self.observe(other.bounds, other.buckets)
-
-    def observe(self, bounds: Numbers, buckets: Numbers) -> None:
-        """Add durations; another Envoy version may bring other buckets, and then the newest ones count."""
-        if self.bounds == bounds:
-            buckets = tuple(map(add, self.buckets, buckets))
-        self.bounds, self.buckets = bounds, buckets
-
-
 @dataclass(slots=True, eq=False)
 class _Total:
     """One edge and what it carried; known by itself, so that nothing is compared in the inner loop."""
 
     edge: Edge
     seen_s: float
-    counts: _Counts = field(default_factory=_Counts)
+    counts: Counts = field(default_factory=Counts)
+    window: Window = field(default_factory=Window)
     source_identity: str = ""
     destination_identity: str = ""
 
@@ -109,7 +83,7 @@ class _Node:
     at_s: float
     interval_s: float = 0
     series: dict[tuple[str, _Labels], Numbers] = field(default_factory=dict[tuple[str, _Labels], Numbers])
-    recent: dict[_Total, _Counts] = field(default_factory=dict[_Total, _Counts])
+    recent: dict[_Total, Counts] = field(default_factory=dict[_Total, Counts])
     ports: dict[str, Port] = field(default_factory=dict[str, Port])
     silences: dict[Heard, Silence] = field(default_factory=dict[Heard, Silence])
     ejected: dict[tuple[str, str], Ejected] = field(default_factory=dict[tuple[str, str], Ejected])
@@ -180,6 +154,7 @@ class Telemetry:
                 self.forged += 1
         for total, counts in node.recent.items():
             total.counts.add(counts)
+            total.window.take(counts, now_s=now_s, interval_s=node.interval_s)
             total.seen_s = now_s
 
     def forget(self, node_id: str) -> None:
@@ -203,25 +178,15 @@ class Telemetry:
             and (labels.total is None or self._totals.get(labels.total.edge) is labels.total)
         }
 
-    def traffic(self, *, now_s: float) -> list[Traffic]:
-        """Return every edge, sorted; rates and percentiles are those of each node's latest interval.
-
-        The first push of a node has no interval: it may count hours that began before we listened.
-        """
-        latest: dict[_Total, _Counts] = {}
-        rates: dict[_Total, tuple[float, float]] = {}
-        for node in self._nodes.values():
-            if node.interval_s <= 0 or now_s - node.at_s > STALE_S:
-                continue
-            for total, counts in node.recent.items():
-                latest.setdefault(total, _Counts()).add(counts)
-                requests, errors = rates.get(total, (0.0, 0.0))
-                per_s = 1 / node.interval_s
-                rates[total] = requests + counts.requests * per_s, errors + counts.errors * per_s
-        return [
-            _summary(total, latest.get(total, _Counts()), rates.get(total, (0.0, 0.0)))
-            for _, total in sorted(self._totals.items())
-        ]
+    def traffic(self, *, now_s: float, window_s: float = WINDOW_S) -> list[Traffic]:
+        """Return every edge, sorted; rates and percentiles are those of the last seconds, a slot more at most."""
+        found: list[Traffic] = []
+        for _, total in sorted(self._totals.items()):
+            # Of an edge that nobody reports any more, the time without a word counts as well.
+            until_s = now_s if now_s - total.seen_s > STALE_S else total.seen_s
+            latest, covered_s = total.window.of(window_s, until_s=until_s, now_s=now_s)
+            found.append(_summary(total, latest, covered_s))
+        return found
 
     def ports(self, *, now_s: float) -> list[Port]:
         """Return the connection counters of every listener, sorted by node and listener; not of silent nodes."""
@@ -278,7 +243,7 @@ class Telemetry:
         more = _growth(last, point.values)
         counts = node.recent.get(total)
         if counts is None:
-            counts = node.recent[total] = _Counts()
+            counts = node.recent[total] = Counts()
         match point.metric:
             case otlp.DURATION:
                 counts.observe(point.bounds, more)
@@ -364,7 +329,7 @@ def _is_error(labels: Mapping[str, str]) -> bool:
     return code.startswith("5") or labels.get("grpc_response_status", "") in _GRPC_FAULTS
 
 
-def _summary(total: _Total, latest: _Counts, rates: tuple[float, float]) -> Traffic:
+def _summary(total: _Total, latest: Counts, covered_s: float) -> Traffic:
     counts, bounds, buckets = total.counts, latest.bounds, latest.buckets
     return Traffic(
         edge=total.edge,
@@ -373,8 +338,8 @@ def _summary(total: _Total, latest: _Counts, rates: tuple[float, float]) -> Traf
         connections=int(counts.connections),
         sent_bytes=int(counts.sent_bytes),
         received_bytes=int(counts.received_bytes),
-        requests_per_s=rates[0],
-        errors_per_s=rates[1],
+        requests_per_s=latest.requests / covered_s,
+        errors_per_s=latest.errors / covered_s,
         p50_ms=percentile(bounds, buckets, 0.50),
         p90_ms=percentile(bounds, buckets, 0.90),
         p95_ms=percentile(bounds, buckets, 0.95),
