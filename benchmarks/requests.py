@@ -79,11 +79,11 @@ class Turn:
 def run(result: Result) -> None:
     """Load every way in turns; tell processor time, latency, and what both sidecars add to no mesh."""
     rounds, seconds = (1, 1) if result.is_quick else (ROUNDS, 5)
-    rig, otlp = _tests()
+    rig, otlp = rig_and_collector()
     turns: dict[str, list[Turn]] = {}
     with tempfile.TemporaryDirectory() as folder, otlp.sink(Path(folder)) as sink, laboratory() as lab:
         mesh = rig.MeshUnderTest(
-            lab.work, _applications(rig), rig.STRICT + _manifests(sink.port), is_insecure=False
+            lab.work, applications(rig), rig.STRICT + manifests(sink.port), is_insecure=False
         )
         try:
             mesh.start()
@@ -124,7 +124,7 @@ def _report(result: Result, turns: Mapping[str, list[Turn]]) -> None:
         result.add(f"{name}: connections opened between the sidecars under the load", opened, "")
 
 
-def _tests() -> tuple[Any, Any]:
+def rig_and_collector() -> tuple[Any, Any]:
     """Return the rig of the tests with real Envoys, which is no package, and their collector."""
     place = str(Path(__file__).resolve().parent.parent / "tests" / "envoy")
     if place not in sys.path:
@@ -186,7 +186,8 @@ class _Sent:
 # --- The manifests ----------------------------------------------------------------------------
 
 
-def _applications(rig: Any) -> tuple[Any, ...]:
+def applications(rig: Any) -> tuple[Any, ...]:
+    """Return a client and a service for each way."""
     return tuple(
         rig.App(way.pod(app), app=app, namespace=way.namespace)
         for way in WAYS
@@ -194,7 +195,8 @@ def _applications(rig: Any) -> tuple[Any, ...]:
     )
 
 
-def _manifests(port: int) -> str:
+def manifests(port: int) -> str:
+    """Return what each way's sidecars are told to do; the collector of traces listens on this port."""
     guarded = [policy for way in WAYS if way.is_guarded for policy in _policies(way)]
     telemetries = "".join(map(_telemetry, WAYS))
     return f"{_SETTINGS.replace('PORT', str(port))}{telemetries}---\n{yaml.safe_dump_all(guarded)}"

@@ -29,8 +29,8 @@ NAMES = (
 )
 """In this order: what needs a quiet process first, what starts many processes last."""
 
-APART: Final = ("losses", "ready", "outage", "idle")
-"""Only by their names: they need a cluster, most of them root, and take minutes."""
+APART: Final = ("losses", "ready", "outage", "idle", "instructions")
+"""Only by their names: they need a cluster and most of them root, or valgrind, and take minutes."""
 
 
 def main(argv: list[str]) -> int:
