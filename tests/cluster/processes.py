@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -71,16 +72,29 @@ def find(folder: Path, component: str = "") -> list[int]:
 def end(folder: Path, component: str = "", *, number: signal.Signals = signal.SIGKILL) -> None:
     """Signal the marked processes; with SIGKILL or SIGTERM, return when none is left.
 
+    The first process of a process namespace has ended when all others in it have: the kernel waits for them.
     DemoError when one is still there after 20 s.
     """
-    for pid in find(folder, component):
-        _signal(pid, folder, number)
-    if number in {signal.SIGKILL, signal.SIGTERM}:
-        wait_until(
-            f"end of {component or 'the components'} of {folder}",
-            lambda: not _left(folder, component),
-            timeout_s=_END_S,
-        )
+    with contextlib.ExitStack() as stack:
+        # All of them before the first signal: the end of one may be the end of another.
+        handles = list(_handles(stack, folder, component))
+        for handle in handles:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, number)
+        if number in {signal.SIGKILL, signal.SIGTERM}:
+            wait_until(
+                f"end of {component or 'the components'} of {folder}",
+                lambda: not _left(folder, component) and _have_ended(handles),
+                timeout_s=_END_S,
+            )
+
+
+def _have_ended(handles: Sequence[int]) -> bool:
+    """Tell whether processes are over; one that is ending already shows no environment, and is not found."""
+    ends = select.poll()
+    for handle in handles:
+        ends.register(handle, select.POLLIN)
+    return len(ends.poll(0)) == len(handles)
 
 
 def _left(folder: Path, component: str) -> bool:
@@ -108,15 +122,14 @@ def _is_shim(pid: int) -> bool:
         return False
 
 
-def _signal(pid: int, folder: Path, number: signal.Signals) -> None:
-    """Signal through a handle, so that a number that the kernel gave away meanwhile hits nobody."""
-    with contextlib.suppress(ProcessLookupError):
-        handle = os.pidfd_open(pid)
-        try:
+def _handles(stack: contextlib.ExitStack, folder: Path, component: str) -> Iterator[int]:
+    """Yield a handle of each marked process, so that a number that the kernel gave away meanwhile hits nobody."""
+    for pid in find(folder, component):
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            stack.callback(os.close, handle)
             if f"{FOLDER}={folder}".encode() in _environment(pid):
-                signal.pidfd_send_signal(handle, number)
-        finally:
-            os.close(handle)
+                yield handle
 
 
 def _reap(folder: Path) -> None:

@@ -146,6 +146,23 @@ def test_nothing_is_left_of_a_cluster_whose_parts_were_killed(folder: Path) -> N
     assert fixed_places() <= places
 
 
+def test_the_end_of_a_node_is_the_end_of_all_in_it(folder: Path) -> None:
+    """Also of a process that has no mark of ours, and takes its time: the kernel takes back its memory first."""
+    folder.mkdir()
+    namespaces.start(folder, is_bound=True)
+    slow = f"x = bytearray(b'1') * 1_000_000_000; open('{folder}/runs', 'w'); import time; time.sleep(99)"
+    apart = ("env", "--ignore-environment", "setsid", "--fork", sys.executable, "-c", slow)
+    subprocess.run([*namespaces.enter(folder), *apart], check=True, timeout=20)
+    wait_until("its memory is in use", (folder / "runs").exists, timeout_s=60)
+    inside = seen(folder).processes
+
+    processes.end(folder, "node")
+
+    assert len(inside) >= 2
+    assert [pid for pid, started in inside if _started(pid) == started] == []
+    removal.remove(folder)
+
+
 def test_nothing_is_left_of_a_cluster_whose_starter_was_killed(folder: Path) -> None:
     """SIGKILL of `make cluster-up` when kubelet has just started, and then `make cluster-down`."""
     argv = [sys.executable, "-m", "tests.cluster"]
