@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
+import re
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from rig import STRICT, App, MeshUnderTest, address
+from test_access_tokens import CLAIMS
 
+from xds.api.conditions import Attribute
 from xds.demo.manifests import OUTBOUND_PORT
 
 LINES = (address(), 7000)
 """Where the client finds the service of bytes."""
+
+NAMES: Final = (f"p{n}" for n in itertools.count())
 
 POLICY = """
 apiVersion: security.istio.io/v1
@@ -54,42 +61,68 @@ def status(mesh: MeshUnderTest, source: str, path: str = "/echo", method: str = 
     return mesh.get(source, f"http://orders{path}", headers=named, method=method).status
 
 
-@pytest.mark.parametrize(
-    ("rule", "web", "admin"),
-    [
-        ("{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}", 200, 403),
-        ("{from: [{source: {principals: ['*/sa/web']}}]}", 200, 403),
-        ("{from: [{source: {principals: ['cluster.local/ns/shop/sa/w*']}}]}", 200, 403),
-        ("{from: [{source: {principals: ['*']}}]}", 200, 200),
-        ("{from: [{source: {notPrincipals: [cluster.local/ns/shop/sa/web]}}]}", 403, 200),
-        ("{from: [{source: {namespaces: [shop], notPrincipals: ['*admin']}}]}", 200, 403),
-        ("{from: [{source: {namespaces: [sho]}}]}", 403, 403),
-        ("{from: [{source: {serviceAccounts: [web]}}]}", 200, 403),
-        ("{from: [{source: {serviceAccounts: [shop/admin]}}]}", 403, 200),
-        ("{from: [{source: {notServiceAccounts: [web]}}]}", 403, 200),
-        ("{from: [{source: {ipBlocks: [127.0.0.0/8]}}]}", 200, 200),
-        ("{from: [{source: {notIpBlocks: [127.0.0.0/8]}}]}", 403, 403),
-        ("{from: [{source: {principals: ['*/web']}}, {source: {principals: ['*/admin']}}]}", 200, 200),
-        ("{to: [{operation: {methods: [GET], paths: [/ech*]}}]}", 200, 200),
-        ("{to: [{operation: {notMethods: [GET]}}]}", 403, 403),
-        ("{to: [{operation: {paths: ['/{*}']}}]}", 200, 200),
-        ("{to: [{operation: {paths: ['/{*}/{*}']}}]}", 403, 403),
-        ("{to: [{operation: {ports: ['8080'], hosts: [ORDERS]}}]}", 200, 200),
-        ("{to: [{operation: {ports: ['80']}}]}", 403, 403),
-        ("{to: [{operation: {notHosts: [orders]}}]}", 403, 403),
-        ("{when: [{key: source.principal, values: [cluster.local/ns/shop/sa/web]}]}", 200, 403),
-        ("{when: [{key: source.namespace, notValues: [shop]}]}", 403, 403),
-        ("{when: [{key: destination.port, values: ['8080']}]}", 200, 200),
-        ("{when: [{key: connection.sni, values: ['*orders.shop.svc.cluster.local']}]}", 200, 200),
-        ("{when: [{key: 'request.headers[x-team]', values: ['*']}]}", 403, 403),
-        ("{}", 200, 200),
-    ],
+ALLOWING: Final = (
+    ("{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}", 200, 403),
+    ("{from: [{source: {principals: ['*/sa/web']}}]}", 200, 403),
+    ("{from: [{source: {principals: ['cluster.local/ns/shop/sa/w*']}}]}", 200, 403),
+    ("{from: [{source: {principals: ['*']}}]}", 200, 200),
+    ("{from: [{source: {notPrincipals: [cluster.local/ns/shop/sa/web]}}]}", 403, 200),
+    ("{from: [{source: {namespaces: [shop], notPrincipals: ['*admin']}}]}", 200, 403),
+    ("{from: [{source: {namespaces: [sho]}}]}", 403, 403),
+    ("{from: [{source: {serviceAccounts: [web]}}]}", 200, 403),
+    ("{from: [{source: {serviceAccounts: [shop/admin]}}]}", 403, 200),
+    ("{from: [{source: {notServiceAccounts: [web]}}]}", 403, 200),
+    ("{from: [{source: {ipBlocks: [127.0.0.0/8]}}]}", 200, 200),
+    ("{from: [{source: {notIpBlocks: [127.0.0.0/8]}}]}", 403, 403),
+    ("{from: [{source: {principals: ['*/web']}}, {source: {principals: ['*/admin']}}]}", 200, 200),
+    ("{to: [{operation: {methods: [GET], paths: [/ech*]}}]}", 200, 200),
+    ("{to: [{operation: {notMethods: [GET]}}]}", 403, 403),
+    ("{to: [{operation: {paths: ['/{*}']}}]}", 200, 200),
+    ("{to: [{operation: {paths: ['/{*}/{*}']}}]}", 403, 403),
+    ("{to: [{operation: {ports: ['8080'], hosts: [ORDERS]}}]}", 200, 200),
+    ("{to: [{operation: {ports: ['80']}}]}", 403, 403),
+    ("{to: [{operation: {notHosts: [orders]}}]}", 403, 403),
+    ("{when: [{key: source.principal, values: [cluster.local/ns/shop/sa/web]}]}", 200, 403),
+    ("{when: [{key: source.namespace, notValues: [shop]}]}", 403, 403),
+    ("{when: [{key: destination.port, values: ['8080']}]}", 200, 200),
+    ("{when: [{key: connection.sni, values: ['*orders.shop.svc.cluster.local']}]}", 200, 200),
+    ("{when: [{key: 'request.headers[x-team]', values: ['*']}]}", 403, 403),
+    ("{}", 200, 200),
+    ("{from: [{source: {notNamespaces: [shop]}}]}", 403, 403),
+    ("{from: [{source: {remoteIpBlocks: [127.0.0.0/8]}}]}", 200, 200),
+    ("{from: [{source: {notRemoteIpBlocks: [127.0.0.0/8]}}]}", 403, 403),
+    ("{to: [{operation: {notPorts: ['8080']}}]}", 403, 403),
+    ("{to: [{operation: {notPaths: [/ech*]}}]}", 403, 403),
+    ("{when: [{key: source.serviceAccount, values: [web]}]}", 200, 403),
+    ("{when: [{key: source.ip, values: [127.0.0.0/8]}]}", 200, 200),
+    ("{when: [{key: remote.ip, notValues: [127.0.0.0/8]}]}", 403, 403),
+    ("{when: [{key: destination.ip, values: [127.0.0.0/8]}]}", 200, 200),
+    ("{when: [{key: 'request.headers[x-request-id]', values: ['*']}]}", 200, 200),
 )
+"""Rules, and what the two clients get under them."""
+
+
+@pytest.mark.parametrize(("rule", "web", "admin"), ALLOWING)
 def test_allow(mesh: MeshUnderTest, rule: str, web: int, admin: int) -> None:
     """One rule that allows decides for both callers; what it does not match is denied."""
-    put(mesh, policy(f"{{selector: {{matchLabels: {{app: orders}}}}, rules: [{rule}]}}"))
+    # Some rules mean the same: under the same name, one after the other would be no change to wait for.
+    put(mesh, policy(f"{{selector: {{matchLabels: {{app: orders}}}}, rules: [{rule}]}}", name=next(NAMES)))
 
     assert (status(mesh, "web"), status(mesh, "admin")) == (web, admin)
+
+
+def test_every_field_has_traffic() -> None:
+    """No field of a source or an operation and no key of a condition is without a rule here or with tokens."""
+    listed = (Path(__file__).resolve().parents[2] / "docs" / "istio_fields.txt").read_text("utf-8")
+    fields = re.findall(
+        r"^AuthorizationPolicy rules\[\]\.\w+\[\]\.(?:source|operation)\.(\w+)$", listed, re.MULTILINE
+    )
+    keys = {found.value for found in Attribute} - {"hosts", "methods", "paths"}
+    rules = "".join(rule for rule, *_ in (*ALLOWING, *CLAIMS))
+
+    assert len(fields) > len(Attribute)
+    assert [name for name in fields if f"{name}: [" not in rules] == []
+    assert [key for key in keys if not re.search(rf"key: '?{re.escape(key)}[,\[]", rules)] == []
 
 
 def test_deny_goes_before_allow(mesh: MeshUnderTest) -> None:

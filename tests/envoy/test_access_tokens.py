@@ -150,26 +150,27 @@ def test_a_token_is_verified_and_none_is_no_error(mesh: MeshUnderTest) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [
-        ("{from: [{source: {requestPrincipals: ['*']}}]}", (403, 200, 200)),
-        (f"{{from: [{{source: {{requestPrincipals: ['{ISSUER}/alice']}}}}]}}", (403, 200, 403)),
-        (f"{{from: [{{source: {{requestPrincipals: ['{ISSUER}/*']}}}}]}}", (403, 200, 200)),
-        ("{from: [{source: {requestPrincipals: ['https://iss*']}}]}", (403, 200, 200)),
-        ("{from: [{source: {requestPrincipals: ['*/alice']}}]}", (403, 200, 403)),
-        ("{from: [{source: {requestPrincipals: ['*/a/alice']}}]}", (403, 200, 403)),
-        ("{from: [{source: {notRequestPrincipals: ['*/alice']}}]}", (200, 403, 200)),
-        ("{when: [{key: request.auth.principal, values: ['*/bob']}]}", (403, 403, 200)),
-        ("{when: [{key: request.auth.audiences, values: [one]}]}", (403, 200, 200)),
-        ("{when: [{key: request.auth.audiences, values: [two]}]}", (403, 403, 200)),
-        ("{when: [{key: request.auth.presenter, values: ['app*']}]}", (403, 403, 200)),
-        ("{when: [{key: 'request.auth.claims[groups]', values: [admin]}]}", (403, 403, 200)),
-        ("{when: [{key: 'request.auth.claims[realm][roles]', values: [x]}]}", (403, 200, 403)),
-        ("{when: [{key: 'request.auth.claims[scope]', values: ['write:*']}]}", (403, 403, 200)),
-        ("{when: [{key: 'request.auth.claims[groups]', notValues: [admin]}]}", (200, 200, 403)),
-    ],
+CLAIMS: Final = (
+    ("{from: [{source: {requestPrincipals: ['*']}}]}", (403, 200, 200)),
+    (f"{{from: [{{source: {{requestPrincipals: ['{ISSUER}/alice']}}}}]}}", (403, 200, 403)),
+    (f"{{from: [{{source: {{requestPrincipals: ['{ISSUER}/*']}}}}]}}", (403, 200, 200)),
+    ("{from: [{source: {requestPrincipals: ['https://iss*']}}]}", (403, 200, 200)),
+    ("{from: [{source: {requestPrincipals: ['*/alice']}}]}", (403, 200, 403)),
+    ("{from: [{source: {requestPrincipals: ['*/a/alice']}}]}", (403, 200, 403)),
+    ("{from: [{source: {notRequestPrincipals: ['*/alice']}}]}", (200, 403, 200)),
+    ("{when: [{key: request.auth.principal, values: ['*/bob']}]}", (403, 403, 200)),
+    ("{when: [{key: request.auth.audiences, values: [one]}]}", (403, 200, 200)),
+    ("{when: [{key: request.auth.audiences, values: [two]}]}", (403, 403, 200)),
+    ("{when: [{key: request.auth.presenter, values: ['app*']}]}", (403, 403, 200)),
+    ("{when: [{key: 'request.auth.claims[groups]', values: [admin]}]}", (403, 403, 200)),
+    ("{when: [{key: 'request.auth.claims[realm][roles]', values: [x]}]}", (403, 200, 403)),
+    ("{when: [{key: 'request.auth.claims[scope]', values: ['write:*']}]}", (403, 403, 200)),
+    ("{when: [{key: 'request.auth.claims[groups]', notValues: [admin]}]}", (200, 200, 403)),
 )
+"""Rules, and what nobody, alice and bob get under them."""
+
+
+@pytest.mark.parametrize(("rule", "expected"), CLAIMS)
 def test_claims_decide(mesh: MeshUnderTest, rule: str, expected: tuple[int, int, int]) -> None:
     """Nobody, alice and bob: only what a verified token says counts, in texts, lists and nested objects."""
     put(mesh, authentication(), policy(rule))
