@@ -39,7 +39,9 @@ class Peer:
     @classmethod
     def join(cls, plane: ControlPlane, name: str) -> Peer:
         """Open a stream to one service's endpoints."""
-        session = Session("1", plane.snapshot, variant=Variant.DELTA, authorize=lambda _kind, _name: True)
+        session = Session(
+            "1", plane.snapshot, variant=Variant.DELTA, rule_of=lambda _kind: lambda _name: True
+        )
         request = DeltaDiscoveryRequest(type_url=ResourceType.ENDPOINTS.url, resource_names_subscribe=[name])
         request.node.id = "p0.bench"
         session.receive(request.SerializeToString(), 0.0)

@@ -27,7 +27,7 @@ def plane(*texts: str) -> ControlPlane:
 
 def connect(made: ControlPlane, caller: Identity | None = CALLER, id: str = "1") -> Session:  # noqa: A002 the field's word
     """Return an open stream of a caller that has asked for nothing yet."""
-    session = Session(id, made.snapshot, variant=Variant.DELTA, authorize=allow_all)
+    session = Session(id, made.snapshot, variant=Variant.DELTA, rule_of=allow_all)
     session.receive(DeltaDiscoveryRequest(type_url=ResourceType.CLUSTER.url).SerializeToString(), 0.0)
     view = made.connect(caller, session)
     made.registry.connect(session)
@@ -43,7 +43,7 @@ def intercepted(
     release: tuple[int, int] = (1, 40),
 ) -> Session:
     """Return an open stream of a proxy to which its Pod's traffic is redirected."""
-    session = Session("t", made.snapshot, variant=variant, authorize=allow_all)
+    session = Session("t", made.snapshot, variant=variant, rule_of=allow_all)
     asking = DeltaDiscoveryRequest if variant is Variant.DELTA else DiscoveryRequest
     request = asking(type_url=ResourceType.CLUSTER.url)
     request.node.metadata["INTERCEPTION_MODE"] = "REDIRECT"

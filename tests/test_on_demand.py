@@ -61,7 +61,7 @@ class Proxy:
     def __post_init__(self) -> None:
         """Open the stream with the wildcard of clusters."""
         self.session = Session(
-            self.id, self.made.snapshot, variant=Variant.DELTA, authorize=allow_all, limits=self.limits
+            self.id, self.made.snapshot, variant=Variant.DELTA, rule_of=allow_all, limits=self.limits
         )
 
     def open(self, *names: str, versions: dict[str, str] | None = None) -> list[DeltaDiscoveryResponse]:

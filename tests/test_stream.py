@@ -665,6 +665,22 @@ def test_sotw_reconnect_loses_a_rejected_resource_with_its_object(left: tuple[st
     assert _carried(talk.hear()) == [left]
 
 
+def test_sotw_reconnect_gets_the_rest_when_it_gives_the_culprit_up() -> None:
+    """What it rejected was one state, and what it asks for now is another."""
+    talk, said = _reconnected("a", "b")
+    talk.nack(said, "a")
+
+    assert _carried(talk.hear()) == [("a",)]
+
+
+def test_sotw_reconnect_is_never_told_an_empty_state_for_asking_anew() -> None:
+    """By name it asks for what it has rejected as a whole: there is no news, and nothing would delete all it holds."""
+    talk, said = _reconnected("a", "b")
+    talk.nack(said, "a", "b")
+
+    assert talk.hear() == []
+
+
 def test_sotw_first_request_with_a_foreign_nonce_is_answered() -> None:
     """A nonce belongs to its stream: that of an earlier one does not make the first request stale."""
     talk = Talk(SOTW)
@@ -797,7 +813,7 @@ def test_oversized_request_closes_the_stream() -> None:
 
 def test_denied_name_is_absent() -> None:
     """A name that the identity may not have looks like one that does not exist, and stands on the ledger."""
-    talk = Talk(authorize=lambda _kind, name: name != "a")
+    talk = Talk(rule_of=lambda _kind: lambda name: name != "a")
     talk.put(CDS, "a")
     events = talk.ask(CDS, "a")
     (said,) = talk.settle()
@@ -809,7 +825,7 @@ def test_denied_name_is_absent() -> None:
 
 def test_denied_name_is_not_part_of_a_wildcard() -> None:
     """Authorization comes before every lookup, not only for explicit names."""
-    talk = Talk(authorize=lambda _kind, name: name != "a")
+    talk = Talk(rule_of=lambda _kind: lambda name: name != "a")
     talk.put(CDS, "a", "b")
     talk.ask(CDS)
 
@@ -818,7 +834,7 @@ def test_denied_name_is_not_part_of_a_wildcard() -> None:
 
 def test_secret_of_another_closes_the_stream() -> None:
     """Asking for a key that belongs to somebody else is no configuration error (CVE-2021-34824)."""
-    talk = Talk(authorize=lambda _kind, name: name == "default")
+    talk = Talk(rule_of=lambda _kind: lambda name: name == "default")
     close = _closes(talk.ask(SDS, "other"))
 
     assert close == Close(Status.PERMISSION_DENIED, "not authorized")

@@ -217,19 +217,11 @@ class Server:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
         self._last_stream += 1
         stream: _Stream
-        rules: dict[ResourceType, Callable[[str], bool]] = {}
-
-        def authorize(kind: ResourceType, name: str) -> bool:
-            rule = rules.get(kind)
-            if rule is None:  # asked only after the caller is known, who never changes
-                rule = rules[kind] = self._gate.rule_of(stream.caller, kind)
-            return rule(name)
-
         session = Session(
             str(self._last_stream),
             self._snapshot,
             variant=variant,
-            authorize=authorize,
+            rule_of=lambda kind: self._gate.rule_of(stream.caller, kind),  # once the caller is known
             limits=self._limits,
             only=only,
         )

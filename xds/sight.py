@@ -13,15 +13,20 @@ from xds.rations import Rations, endpoints_of
 from xds.snapshot import NAMED, Resource, ResourceType, Snapshot, View, scope
 from xds.subscription import Subscription
 
-Authorize = Callable[[ResourceType, str], bool]
+Rule = Callable[[str], bool]
+"""Tells which names an identity may have."""
+
+RuleOf = Callable[[ResourceType], Rule]
+"""Finds the rule of a type for the identity of one stream, which never changes."""
 
 
 class Sight:
     """One stream's way to resources."""
 
-    def __init__(self, snapshot: Snapshot, authorize: Authorize, names_on_demand: int) -> None:
+    def __init__(self, snapshot: Snapshot, rule_of: RuleOf, names_on_demand: int) -> None:
         self.view: View = ()
-        self.authorize = authorize
+        self._rule_of = rule_of
+        self._rules: dict[ResourceType, Rule] = {}
         self._snapshot = snapshot
         self._names_on_demand = names_on_demand
         self._scopes: dict[ResourceType, View] = {}
@@ -47,30 +52,49 @@ class Sight:
         """Yield every name of a type that a wildcard covers."""
         return self._snapshot.names(self.view, kind)
 
+    def rule(self, kind: ResourceType) -> Rule:
+        """Return which names of a type this identity may have."""
+        rule = self._rules.get(kind)
+        if rule is None:
+            rule = self._rules[kind] = self._rule_of(kind)
+        return rule
+
     def lookup(self, sub: Subscription) -> Lookup:
-        """Return the only way to a resource: authorization comes before any lookup."""
-        kind, permits, resolve = sub.type, self.permits, self._snapshot.resolve
-        view = () if kind is None else self._scopes[kind]
-        rations = self.rations(kind)
+        """Return the only way to a resource, good until the snapshot changes: authorization comes before any lookup."""
+        kind = sub.type
+        if kind is None:
+            return _nothing
+        permits, rations = self.permits(sub, kind), self.rations(kind)
+        resolve = self._snapshot.resolver(self._scopes[kind], kind)
+        if rations is None:
+            return lambda name: resolve(name) if permits(name) else None
 
         def look(name: str) -> Resource | None:
-            found = None if kind is None or not permits(sub, kind, name) else resolve(view, kind, name)
-            if rations is None or (found is not None and not rations.hides(name, sub.held.get(name))):
+            found = resolve(name) if permits(name) else None
+            if found is not None and not rations.hides(name, sub.held.get(name)):
                 return found
             return rations.stand_in(name)
 
         return look
 
-    def permits(self, sub: Subscription, kind: ResourceType, name: str) -> bool:
-        """Ask whether this identity may have a name; a refusal stands on the ledger."""
-        rations = self.rations(kind)
-        if self.authorize(kind, name) and not (rations is not None and name in rations.refused):
-            if sub.denied:
-                sub.denied.discard(name)
-            return True
-        if name in sub.names:
-            sub.denied.add(name)
-        return False
+    def permits(self, sub: Subscription, kind: ResourceType) -> Rule:
+        """Return what tells whether this identity may have a name; a refusal stands on the ledger."""
+        rule, rations = self.rule(kind), self.rations(kind)
+
+        def permits(name: str) -> bool:
+            if rule(name) and not (rations is not None and name in rations.refused):
+                if sub.denied:
+                    sub.denied.discard(name)
+                return True
+            if name in sub.names:
+                sub.denied.add(name)
+            return False
+
+        return permits
+
+
+def _nothing(_name: str) -> None:
+    """Find nothing: of a type that the mesh does not serve there is none."""
 
 
 def assignments_sent(clusters: Subscription) -> set[str]:

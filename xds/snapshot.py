@@ -14,7 +14,7 @@ layer that has it, and a wildcard means the union of all, up to the mark `NAMED`
 
 import enum
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NewType
 
 import msgspec
@@ -186,12 +186,23 @@ class Snapshot:
 
     def resolve(self, view: View, kind: ResourceType, name: str) -> Resource | None:
         """Return what a name means in a view: the resource of the first layer that has it."""
+        return self.resolver(view, kind)(name)
+
+    def resolver(self, view: View, kind: ResourceType) -> Callable[[str], Resource | None]:
+        """Return `resolve` for one view and type, to ask for many names before anything changes."""
         layers = self._held[kind]
-        for layer in view:
-            held = layers.get(layer)
-            if held is not None and (resource := held.get(name)) is not None:
-                return resource
-        return None
+        held = [layers[layer] for layer in view if layer in layers]
+        if len(held) == 1:
+            return held[0].get
+
+        def resolve(name: str) -> Resource | None:
+            for resources in held:
+                resource = resources.get(name)
+                if resource is not None:
+                    return resource
+            return None
+
+        return resolve
 
     def names(self, view: View, kind: ResourceType) -> Iterator[str]:
         """Yield every name of a type that a wildcard covers in a view, each once."""

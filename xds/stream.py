@@ -3,7 +3,7 @@
 It owns the conversation (nonces, ACK and NACK, what may be in flight, make-before-break) for ADS and for the
 single-type services, delta and SotW; it must never wait, write, log, or read a clock.
 
-    session = Session(id, snapshot, variant=…, authorize=…, limits=…, only=…)
+    session = Session(id, snapshot, variant=…, rule_of=…, limits=…, only=…)
     session.receive(request, now)   → events; the first one is Hello, then the caller must `attach`
     session.attach(view, now)       → events of the first request; call it again when the view changes
     session.mark(type, name, push)  something may have changed (Registry.changed calls it)
@@ -37,7 +37,7 @@ from xds.ledger import Push, Response, Row, State, Tally
 from xds.order import SEND_ORDER, Step, Waits
 from xds.pb.envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.rations import endpoints_of
-from xds.sight import Authorize, Sight, assignments_sent
+from xds.sight import RuleOf, Sight, assignments_sent
 from xds.snapshot import Resource, ResourceType, Snapshot, Version, View
 from xds.subscription import WILDCARD, Subscription, Variant
 
@@ -46,6 +46,9 @@ _TYPES = {kind.url: kind for kind in ResourceType}
 # write one is to owe its endpoints.
 _ROWS_OF = {kind: tuple(row for row in SEND_ORDER if row.type is kind) for kind in ResourceType}
 _ROWS_OF[ResourceType.CLUSTER] = SEND_ORDER
+
+_Names = Callable[[str], bool] | None
+"""Tells which names wait for a row below themselves; None: no name does."""
 
 _MALFORMED = Close(Status.INVALID_ARGUMENT, "malformed discovery request")
 _NO_TYPE = Close(Status.INVALID_ARGUMENT, "type_url is missing")
@@ -64,7 +67,7 @@ class Session:
         snapshot: Snapshot,
         *,
         variant: Variant,
-        authorize: Authorize,
+        rule_of: RuleOf,
         limits: Limits | None = None,
         only: ResourceType | None = None,
     ) -> None:
@@ -74,7 +77,7 @@ class Session:
         self.node: Node | None = None
         self.connected_at = 0.0
         self._limits = Limits() if limits is None else limits
-        self._sight = Sight(snapshot, authorize, self._limits.names_on_demand)
+        self._sight = Sight(snapshot, rule_of, self._limits.names_on_demand)
         self._only = only
         self._request = DeltaDiscoveryRequest if variant is Variant.DELTA else DiscoveryRequest
         self._first: DeltaDiscoveryRequest | DiscoveryRequest | None = None
@@ -272,7 +275,7 @@ class Session:
         if sub.wildcard and WILDCARD in added:
             held = sub.held
             sub.dirty.update(dict.fromkeys(n for n in self._sight.names(kind) if n not in held))
-        if kind is ResourceType.SECRET and not all(self._sight.authorize(kind, name) for name in added):
+        if kind is ResourceType.SECRET and not all(map(self._sight.rule(kind), added)):
             # Asking for another's key is no configuration error: the stream ends (CVE-2021-34824).
             events.append(_FORBIDDEN)
             return
@@ -281,8 +284,9 @@ class Session:
             added = rations.admit(added)
             rations.release(removed)
         # A claim that was found to be current has been authorized just now.
-        unsure = (name for name in asked if name != WILDCARD and not isinstance(sub.held.get(name), Resource))
-        events += [Denied(kind, name) for name in unsure if not self._sight.permits(sub, kind, name)]
+        unsure = [name for name in asked if name != WILDCARD and not isinstance(sub.held.get(name), Resource)]
+        permits = self._sight.permits(sub, kind)
+        events += [Denied(kind, name) for name in unsure if not permits(name)]
         if added or removed:
             events.append(Watch(kind, tuple(added), tuple(removed)))
 
@@ -419,20 +423,20 @@ class Session:
                 sub.sift(self._sight.lookup(sub))
             may_go = sub.in_flight is None and not (row.waits is Waits.ALL and unfinished)
             if may_go and sub.waits_in(row.step):
-                self._offer(sub, row, now, out, unrouted)
+                out += self._offer(sub, row.step, self._withheld(row, unrouted), now)
             apart = unrouted if row.type is ResourceType.CLUSTER else None
             if row.holds_others and sub.waits_in(row.step, apart):
                 unfinished = True
         for sub in self._unknown:
             if not sub.idle and sub.in_flight is None:
                 sub.sift(self._sight.lookup(sub))
-                self._offer(sub, None, now, out)
+                out += self._offer(sub, Step.UP, None, now)
         for sub in self._by_url.values():
             if sub.pushes and sub.idle:
                 self._unconcerned(sub)
         return out
 
-    def _unrouted(self) -> Callable[[str], bool] | None:
+    def _unrouted(self) -> _Names:
         """Return which clusters wait for the route table: see `Rations.unrouted`."""
         rations, routes = self._sight.rations(ResourceType.CLUSTER), self._by_type.get(ResourceType.ROUTES)
         if rations is None or routes is None:
@@ -440,25 +444,17 @@ class Session:
         routes.sift(self._sight.lookup(routes))
         return rations.unrouted(routes, self._by_type.get(ResourceType.CLUSTER))
 
-    def _offer(
-        self,
-        sub: Subscription,
-        row: order.Row | None,
-        now: float,
-        out: list[bytes],
-        unrouted: Callable[[str], bool] | None = None,
-    ) -> None:
-        """Write the next response of one type and step, if there is anything to say."""
-        withheld = None
-        if row is not None and row.waits is Waits.SAME_NAME:
+    def _offer(self, sub: Subscription, step: Step, withheld: _Names, now: float) -> tuple[bytes, ...]:
+        """Return the next response of one type and step, if there is anything to say."""
+        items = sub.take(step, self._sight.lookup, withheld, self._limits.response_bytes)
+        return () if items is None else (self._send(sub, items, now),)
+
+    def _withheld(self, row: order.Row, unrouted: _Names) -> _Names:
+        """Return which names of a row may not be written yet, None if all may."""
+        if row.waits is Waits.SAME_NAME:
             clusters = self._by_type.get(ResourceType.CLUSTER)
-            withheld = None if clusters is None or clusters.idle else clusters.concerns
-        elif row is not None and row.type is ResourceType.CLUSTER:
-            withheld = unrouted
-        step, look = Step.UP if row is None else row.step, self._sight.lookup(sub)
-        items = sub.take(step, look, withheld, self._limits.response_bytes)
-        if items is not None:
-            out.append(self._send(sub, items, now))
+            return None if clusters is None or clusters.idle else clusters.concerns
+        return unrouted if row.type is ResourceType.CLUSTER else None
 
     def _send(self, sub: Subscription, items: Items, now: float) -> bytes:
         """Encode a response and record it as the one in flight."""

@@ -21,6 +21,7 @@ WILDCARD_TYPES = frozenset({ResourceType.CLUSTER, ResourceType.LISTENER, Resourc
 also a wildcard subscription". Envoy asks for scopes in that way as well: without any name
 (source/common/router/scoped_rds.cc). For other types `*` is a name like any other."""
 
+LookupOf = Callable[["Subscription"], Lookup]
 PENDING_PUSHES_MAX = 64
 """Pushes that one type of one stream keeps waiting for their answer; beyond, the oldest is forgotten.
 A client that is so far behind is closed by the stall deadline long before the figure matters."""
@@ -170,6 +171,8 @@ class Subscription:
         for name in new:
             self.owed.add(name)
             self.dirty[name] = None
+        if self.blind and gone:  # what it rejected was a state, and it asks for another one: see `_complete`
+            self.dirty.update(dict.fromkeys(self.rejected))
         self.due = self.full and (bool(new) or (self.due and (wildcard or bool(wanted))))
         self._forget([name for name in self.held if not self.wants(name)])
         return new, gone
@@ -222,14 +225,13 @@ class Subscription:
         Blind is a SotW client that holds a state of an earlier stream and has accepted none on this one: a part
         of the state would delete the rest of what it holds, and nobody here has the bytes of that.
         """
-        gone = [name for name in self.rejected if lookup(name) is None]
+        gone = [name for name in self.rejected if not self.wants(name) or lookup(name) is None]
         for name in gone:
             del self.rejected[name]
-        self.due = self.due or bool(gone)
-        if not self.ups and not gone:
-            return
-        for name in self.rejected:
-            self.ups[name] = lookup(name)
+        if self.ups or gone:
+            self.due = self.due or bool(gone)
+            for name in self.rejected:
+                self.ups[name] = lookup(name)
 
     def _judge(self, name: str, resource: Resource | None) -> None:
         """Decide what one name needs: to go up, to go down, or nothing."""
@@ -310,7 +312,7 @@ class Subscription:
         return name in self.ups or name in self.suspects
 
     def take(
-        self, step: Step, lookup: Lookup, withheld: Callable[[str], bool] | None, size_max: int
+        self, step: Step, lookup_of: LookupOf, withheld: Callable[[str], bool] | None, size_max: int
     ) -> Items | None:
         """Return what the next response of this step carries, None if there is nothing to say.
 
@@ -323,12 +325,12 @@ class Subscription:
         if (
             self.suspects
             and (self.fresh_last or not self.ups)
-            and (items := self._next_suspect(lookup)) is not None
+            and (items := self._next_suspect(lookup_of(self))) is not None
         ):
             self.fresh_last = False
             return items
         items = self._within(size_max, withheld)
-        due, self.due = self.due, False
+        due, self.due = self.due and not (self.blind and self.rejected), False  # no part: see `_complete`
         if not items and not due:
             return None
         self.fresh_last = True
@@ -353,9 +355,9 @@ class Subscription:
         return items
 
     def _taken(self, items: Items) -> Items:
+        self.owed.difference_update(items)
         for name in items:
             self.dirty.pop(name, None)
-            self.owed.discard(name)
         if len(items) > SHRINK_ABOVE and not self.dirty and not self.suspects:
             self.dirty, self.owed = {}, set()  # emptied tables keep their size
         return items
@@ -398,19 +400,19 @@ class Subscription:
         """Record a NACK: the client keeps what it held, and a single culprit is quarantined.
 
         A response with several resources does not say which one is at fault: each becomes a suspect and is
-        tried once more, alone. Not so for a blind client, to which a smaller state means deletion: it keeps what
-        it held until something changes.
+        tried once more, alone. Not so for a blind client, to which a smaller state means deletion: `_complete`.
         """
         if len(response.items) > 1 and not self.blind:
             suspects = [name for name in response.items if self.wants(name)]
             self.suspects.update(dict.fromkeys(suspects))
             self.owed.update(suspects)  # the client needed each, be it only because it had forgotten it
             return
+        if self.blind:  # it is offered the state again without what it wants no more
+            self.dirty.update(dict.fromkeys(response.items))
         for name, resource in response.items.items():
-            if not self.wants(name):
+            if not (self.blind or self.wants(name)):
                 continue
-            version = None if resource is None else resource.version
-            cause = () if resource is None else resource.cause
+            version, cause = (None, ()) if resource is None else (resource.version, resource.cause)
             self.rejected[name] = Rejection(
                 version, response.nonce, response.answered_at, response.error, cause
             )

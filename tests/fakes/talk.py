@@ -1,6 +1,6 @@
 """A conversation with one session, spoken in a line per message; it owns no rule of the protocol."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xds.events import Event, Hello, Limits, Watch
@@ -12,6 +12,7 @@ from xds.pb.envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryResponse,
 )
 from xds.push import Registry
+from xds.sight import Rule, RuleOf
 from xds.snapshot import ResourceType, Snapshot, View
 from xds.stream import Session
 from xds.subscription import Variant
@@ -27,9 +28,9 @@ LAYER = {
 TYPE_OF = {kind.url: kind for kind in ResourceType}
 
 
-def allow_all(_kind: ResourceType, _name: str) -> bool:
+def allow_all(_kind: ResourceType) -> Rule:
     """Authorize everything."""
-    return True
+    return lambda _name: True
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Talk:
 
     variant: Variant = Variant.DELTA
     only: ResourceType | None = None
-    authorize: Callable[[ResourceType, str], bool] = allow_all
+    rule_of: RuleOf = allow_all
     limits: Limits = field(default_factory=Limits)
     snapshot: Snapshot = field(default_factory=Snapshot)
     registry: Registry = field(default_factory=Registry)
@@ -71,7 +72,7 @@ class Talk:
             id,
             self.snapshot,
             variant=self.variant,
-            authorize=self.authorize,
+            rule_of=self.rule_of,
             limits=self.limits,
             only=self.only,
         )

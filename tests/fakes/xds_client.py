@@ -253,6 +253,7 @@ class SotwClient:
                 self._write(kind)
             else:
                 kind.explicit = False
+                kind.version = ""  # a type that was given up is begun anew, with nothing held
 
     def receive(self, data: bytes) -> None:
         """Take a response and answer it; raises Violation."""

@@ -82,7 +82,7 @@ class Replica:
         """Begin a stream."""
         self.streams += 1
         name = str(self.streams)
-        self.session = Session(name, self.made.snapshot, variant=Variant.DELTA, authorize=allow_all)
+        self.session = Session(name, self.made.snapshot, variant=Variant.DELTA, rule_of=allow_all)
 
     def close(self) -> None:
         """End it."""

@@ -62,7 +62,10 @@ class Machine(RuleBasedStateMachine):
         """Open a stream."""
         self.streams += 1
         self.session = Session(
-            str(self.streams), self.snapshot, variant=self.variant, authorize=lambda _kind, name: name != "d"
+            str(self.streams),
+            self.snapshot,
+            variant=self.variant,
+            rule_of=lambda _kind: lambda name: name != "d",
         )
         self.to_client.clear()
         self.unanswered = {}
