@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Final
 
 from tests.cluster import outside, rights
 from tests.cluster.cluster import Cluster
 from xds import install, settings
-from xds.demo.processes import Family, wait_until
+from xds.demo.processes import Family
 
 RECORDED_S: Final = 10.0
-RETURNED_S: Final = 60.0
-"""An apiserver that has just started makes everybody wait: seconds on an idle machine."""
 
 OF_A_KIND: Final = 60 / settings.CA_POLL_S + 60 / RECORDED_S
 """Requests of one verb and kind in a minute: the CA's Secret is watched in the shortest turns. At the end of the record
 one more may fall into it."""
 OF_LEASES: Final = 60 / settings.LEASE_RETRY_S + 60 / settings.REPLICA_RENEW_S + 2 * 60 / RECORDED_S
 """The Lease of the leader, and each replica's own."""
-
-
-def lists(requests: Counter[str]) -> set[str]:
-    """Return what was listed."""
-    return {what for what in requests if what.startswith("list ")}
 
 
 def test_a_control_plane_that_idles_asks_little_and_burns_nothing(own_api: Cluster, tmp_path: Path) -> None:
@@ -34,15 +26,9 @@ def test_a_control_plane_that_idles_asks_little_and_burns_nothing(own_api: Clust
     family = Family(tmp_path / "logs")
     try:
         child, _, _ = outside.serve(own_api, family, rights.as_control_plane(own_api, tmp_path))
-        begun = lists(outside.requests_since(own_api, 0))
         before = outside.written(own_api)
         outside.expire(own_api)
-        wait_until(
-            "every kind is listed again",
-            lambda: begun <= lists(outside.requests_since(own_api, before)),
-            timeout_s=RETURNED_S,
-            child=child,
-        )
+        outside.record(own_api, child, 5.0)  # its return: lists, a renewed Lease
         idle = outside.record(own_api, child, RECORDED_S)
         asked = outside.requests_since(own_api, before)
     finally:
