@@ -122,7 +122,10 @@ def test_probes_pass_strict_exactly() -> None:
     assert health.match.path == "/healthz"
     assert health.match.headers[0].string_match.exact == "GET"
     assert grpc.match.path == "/grpc.health.v1.Health/Check"
-    assert not grpc.match.headers
+    for probe in (health, grpc):  # an upgraded connection would carry more than the probe
+        assert [(each.name, each.invert_match) for each in probe.match.headers if each.present_match] == [
+            ("upgrade", True)
+        ]
     assert rest.direct_response.status == 403
     assert chains(node)["probe"].filter_chain_match.transport_protocol == "raw_buffer"
 
