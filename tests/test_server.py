@@ -196,10 +196,8 @@ async def test_stranger_gets_no_facts(pod: str, code: grpc.StatusCode) -> None:
     """Without a token, or with another's node ID, the stream ends in a constant text."""
     async with serve() as (mesh, channel):
         mesh.put(ResourceType.CLUSTER, "secret-name", b"one")
-        call = _open(channel, ADS_DELTA, pod)
-        await call.write(_delta(ResourceType.CLUSTER, "secret-name"))
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await call.read()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:  # by the write, where the refusal comes first
+            await _ask(channel, ADS_DELTA, _delta(ResourceType.CLUSTER, "secret-name"), pod)
 
         assert refused.value.code() is code
         assert refused.value.details() in {"authentication failed", "not authorized"}
