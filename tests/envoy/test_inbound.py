@@ -426,9 +426,13 @@ def test_tcp_probe_asks_the_application(mesh: TransparentMesh) -> None:
     ip = mesh.at("closed").ip
     mesh.connect(STRANGER, ip, DEAD).close()
 
-    assert mesh.ask(STRANGER, ip, 15021, "http://x/tcp/7000").status == 200
-    assert mesh.ask(STRANGER, ip, 15021, f"http://x/tcp/{DEAD}").status == 503
-    assert mesh.ask(STRANGER, ip, 15021, "http://x/tcp/1").status == 404
+    def probe(port: int) -> int:
+        return mesh.ask(STRANGER, ip, 15021, f"http://x/tcp/{port}").status
+
+    # Envoy asks a port that was dead again every half second, and the application began after its sidecar.
+    mesh.wait("the probe has seen the application", lambda: probe(7000) == 200)
+    assert probe(DEAD) == 503
+    assert probe(1) == 404
 
 
 # --- The pod and itself -------------------------------------------------------------------------
