@@ -49,6 +49,11 @@ class Said:
         return tuple(name for name, _ in self.resources)
 
 
+def carried(said: list[Said]) -> list[tuple[str, ...]]:
+    """Return the names that each response carries."""
+    return [one.names for one in said]
+
+
 @dataclass
 class Talk:
     """A snapshot, a registry, a ledger and one session."""
@@ -166,3 +171,13 @@ class Talk:
             for response in turn:
                 self.ack(response, *names)
         return said
+
+
+def connected(talk: Talk) -> Talk:
+    """Subscribe to everything and accept it."""
+    for kind in (ResourceType.CLUSTER, ResourceType.LISTENER):
+        talk.ask(kind)
+    talk.ask(ResourceType.ENDPOINTS, "a", "b")
+    talk.ask(ResourceType.ROUTES, "outbound")
+    talk.settle()
+    return talk
