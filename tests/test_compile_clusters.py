@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.manifests import rule
-from tests.test_plan import ALL, ORDERS, SHOP, V1, V2, Mesh
+from tests.fakes.planned import ALL, ORDERS, SHOP, V1, V2, Mesh
 from xds.pb.envoy.config.cluster.v3 import cluster_pb2
 from xds.snapshot import ResourceType
 
