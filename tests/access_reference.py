@@ -3,9 +3,9 @@
 It owns the answer that real proxies are compared with, written from the reference pages of AuthorizationPolicy,
 RequestAuthentication, conditions and normalisation; it must never import what it judges, nor copy its constants.
 
-Three answers are stricter than those pages, and all of them close: a negated peer field of an ALLOW rule does not
-match a caller without identity (ISTIO-SECURITY-2021-004), a request with two ``Host`` lines is refused, and lines
-of one header are compared one by one (CVE-2026-26308), not joined by commas.
+Four answers are stricter than those pages, and all of them close: a negated peer field of an ALLOW rule does not
+match a caller without identity (ISTIO-SECURITY-2021-004), a request with two ``Host`` lines is refused, lines of one
+header are compared one by one (CVE-2026-26308), not joined by commas, and ``orders.`` is the host ``orders``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from tests.path_reference import normalise
+from tests.path_reference import normalise, undotted
 
 Manifest = Mapping[str, Any]
 Claims = Mapping[str, Any]
@@ -184,7 +184,9 @@ class _Facts:
         if absolute := re.fullmatch("https?://([^/?#]*)(.*)", target, re.IGNORECASE):
             hosts, target = [absolute[1]], absolute[2] or "/"  # RFC 9112 §3.2.2: the line wins over Host
         path = normalise(target, mesh.normalization)
-        if len(hosts) != 1 or http.method != http.method.upper() or path is None:
+        hosts = [undotted(host) for host in hosts]
+        is_host = len(hosts) == 1 and hosts[0] == undotted(hosts[0])
+        if not is_host or http.method != http.method.upper() or path is None:
             raise _Ends(Verdict.MALFORMED)
         specs = [_map(each.get("spec")) for each in held if each["kind"] == "RequestAuthentication"]
         rules = [rule for spec in specs for rule in _list(spec.get("jwtRules"))]
@@ -236,7 +238,7 @@ class _Facts:
             case "destination.port":
                 return wanted in values
             case "request.host":
-                return any(_is_like(value.lower(), wanted.lower()) for value in values)
+                return any(_is_like(value.lower(), undotted(wanted.lower())) for value in values)
             case "request.path" if "{" in wanted:
                 return any(re.fullmatch(_template(wanted), value) for value in values)
             case _:

@@ -32,6 +32,7 @@ from tests.access_worlds import (
     Pair,
     Policies,
     World,
+    dotted,
 )  # fmt: skip
 
 
@@ -223,6 +224,8 @@ class Requests:
         rng = self.rng
         lines = [(self._spelt(name), value) for name, value in headers]
         rng.shuffle(lines)
+        if rng.random() < 0.2 and "hosts" in self.extras:
+            host = dotted(host) if rng.random() < 0.9 else dotted(dotted(host))
         lines.insert(rng.randrange(len(lines) + 1), (self._spelt("host"), self._spelt(host)))
         if rng.random() < 0.01 and "hosts" in self.extras:
             lines.append(("Host", rng.choice(HOSTS)))

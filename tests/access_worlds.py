@@ -51,6 +51,14 @@ HOSTS: Final = (
     "shop",
     "10.1.2.3:80",
 )
+
+
+def dotted(host: str) -> str:
+    """The same host, its name written out in full: with a dot at its end, and any port behind that."""
+    name, colon, port = host.partition(":")
+    return f"{name}.{colon}{port}"
+
+
 PATHS: Final = (
     "/",
     "/info",
@@ -310,6 +318,8 @@ class Policies:
 
     def _host(self) -> str:
         host = self._like(HOSTS)()
+        if host[-1] != "*" and self.rng.random() < 0.1:
+            return dotted(host)
         return (
             self._case(host)
             if self.rng.random() < 0.3

@@ -1,6 +1,6 @@
 """What Istio's page on normalisation, with RFC 3986, says a request's path is: without Envoy and without ``xds``.
 
-It owns the path that policies compare and the application is sent; it must never import what it judges.
+It owns the path and the host that policies compare and the application is sent; it must never import what it judges.
 
 Two things that neither page says were seen of Envoy, and are safe: a dot segment with parameters (``/..;v=1/``, which
 Java servers take for ``/../``) is a dot segment, and what RFC 3986 §3.3 does not allow in a path is escaped.
@@ -36,6 +36,12 @@ def normalise(target: str, normalization: str = "BASE") -> str | None:
             kept.append(segment)
     path = "/" + "/".join(kept)
     return path if normalization == "BASE" else re.sub("/+", "/", path)
+
+
+def undotted(host: str) -> str:
+    """A host, with any port, without the one dot that says that its name is complete."""
+    name, colon, port = host.rpartition(":")
+    return f"{name[:-1]}{colon}{port}" if name.endswith(".") else host.removesuffix(".")
 
 
 def _decoded(escape: re.Match[str]) -> str:

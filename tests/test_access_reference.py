@@ -210,6 +210,17 @@ def test_hosts_ignore_case_and_keep_their_port() -> None:
     assert http(exact, headers=(("host", "example.com"),), target="http://example.com/") is ALLOW
 
 
+def test_a_host_with_its_last_dot_is_the_same_host() -> None:
+    """In the request and in the rule, with a port and without; a second dot is in no name."""
+    exact = policy("rules: [{to: [{operation: {hosts: [example.com]}}]}]")
+    dotted = policy("rules: [{to: [{operation: {hosts: [example.com., 'example.com.:80']}}]}]")
+
+    assert http(exact, host="example.com.") is ALLOW
+    assert [http(dotted, host=host) for host in ("example.com", "example.com.:80")] == [ALLOW, ALLOW]
+    assert http(exact, host="example.com.:80") is DENY
+    assert [http(EVERYTHING, host=host) for host in ("example.com..", "a..:80")] == [MALFORMED, MALFORMED]
+
+
 def test_conditions_of_the_connection() -> None:
     """Addresses, ports, SNI and forwarded addresses."""
 

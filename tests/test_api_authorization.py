@@ -101,6 +101,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "spec.rules[0].from[0].source.serviceAccounts",
     ),
     ({"rules": [source(principal=["a"])]}, "spec.rules[0].from[0].source.principal"),
+    ({"rules": [operation(hosts=["*."])]}, "spec.rules[0].to[0].operation.hosts[0]"),
     ({"rules": [operation(ports=["0"])]}, "spec.rules[0].to[0].operation.ports[0]"),
     ({"rules": [operation(ports=[80])]}, "spec.rules[0].to[0].operation.ports[0]"),
     ({"rules": [operation(paths=["a"])]}, "spec.rules[0].to[0].operation.paths[0]"),

@@ -125,6 +125,13 @@ def test_every_step_names_its_object(tmp_path: Path) -> None:
     ]
 
 
+def test_a_host_written_out_with_its_last_dot_is_the_same(tmp_path: Path) -> None:
+    """The answer is the one for the name without the dot."""
+    shop, host = Shop(tmp_path, RULES), "orders.shop.svc.cluster.local"
+
+    assert shop.ask("client.shop", f"{host}.", "GET /api/x") == shop.ask("client.shop", host, "GET /api/x")
+
+
 def test_a_rule_that_is_passed_over_says_why(tmp_path: Path) -> None:
     """The first condition that fails is named, in the order of the table."""
     found = Shop(tmp_path, RULES).ask("client.shop", "orders", "GET /api/x")

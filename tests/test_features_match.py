@@ -98,6 +98,11 @@ def test_pseudo_headers(field: str, header: str) -> None:
     assert (found.name, found.string_match.exact) == (header, "a")
 
 
+def test_an_exact_authority_loses_its_last_dot() -> None:
+    """As the request has, before it is compared."""
+    assert patched("authority: {exact: 'a.b.:80'}").headers[0].string_match.exact == "a.b:80"
+
+
 def test_query_parameters() -> None:
     """A query parameter is compared, or only has to be there."""
     parameters = patched("queryParams: {b: {}, a: {exact: '1'}}").query_parameters

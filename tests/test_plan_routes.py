@@ -88,6 +88,18 @@ def test_older_virtual_service_wins_a_host() -> None:
     assert "the older VirtualService shop/first" in mesh.errors()[0]
 
 
+def test_a_host_with_and_without_its_last_dot_is_one() -> None:
+    """A VirtualService that names both, as one has to where the dot makes another host, holds for the Service."""
+    host = "orders.shop.svc.cluster.local"
+    both = split(f"{host}.", name="both", v2=100).replace(
+        f"hosts: ['{host}.']", f"hosts: ['{host}', '{host}.']"
+    )
+    mesh = Mesh(*ORDERS, rule(f"{host}.", "v1", "v2", name="orders"), both)
+
+    assert mesh.weights() == {V2: 100}
+    assert mesh.errors() == []
+
+
 def test_foreign_namespace_cannot_capture_a_host() -> None:
     """A VirtualService of a third namespace routes its own clients only."""
     mesh = Mesh(

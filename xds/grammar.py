@@ -27,6 +27,8 @@ _DNS_LABEL: Final = r"[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?"
 _HOST: Final = re.compile(rf"(\*\.)?({_DNS_LABEL}\.)*{_DNS_LABEL}\.?")
 """A short name, a qualified name, or a wildcard whose first label is ``*`` (Istio's ValidateWildcardDomain)."""
 
+_LAST_DOT: Final = re.compile(r"\.(:[^.]*)?\Z")
+
 _COMMAND: Final = re.compile(
     r"%(?:%|(?:REQ|RESP)\(:?[\w-]+(?:\?:?[\w-]+)?\)(?::\d{1,4})?%|([A-Z_]+)%)", re.ASCII
 )
@@ -252,6 +254,14 @@ def check_host(path: str, host: str) -> str:
     if len(host) > 253 or not _HOST.fullmatch(host):  # 253: the longest DNS name in text form
         raise ConfigError(path, f"must be a host name or a wildcard such as *.example.com, got {show(host)}")
     return host
+
+
+def undotted(authority: str) -> str:
+    """Return a host, with its port if it has one, without the dot that may end a name written out in full.
+
+    Envoy's ``strip_trailing_host_dot`` does the same to what requests say.
+    """
+    return _LAST_DOT.sub(r"\1", authority)
 
 
 def check_label(path: str, name: str) -> str:

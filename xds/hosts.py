@@ -63,9 +63,9 @@ def qualify(host: str, namespace: str) -> str:
     """Return the host that a short name means in a namespace, as Istio reads it.
 
     A name without dots is a Service of that namespace; ``name.ns.svc`` is completed as well, which
-    Istio leaves to DNS; anything else stands as it is.
+    Istio leaves to DNS; anything else stands as it is. A dot at the end says nothing: requests lose theirs as well.
     """
-    host = host.lower()
+    host = host.lower().removesuffix(".")
     if host.startswith("*"):
         return host
     labels = host.split(".")
@@ -95,7 +95,7 @@ def route_hosts(found: object) -> tuple[str, ...]:
     """Return the qualified hosts of a VirtualService that applies to sidecars, else nothing."""
     if not isinstance(found, VirtualService) or "mesh" not in found.gateways:
         return ()
-    return tuple(qualify(host, found.meta.namespace) for host in found.hosts)
+    return tuple(dict.fromkeys(qualify(host, found.meta.namespace) for host in found.hosts))
 
 
 def source_label_keys(found: VirtualService | None) -> list[str]:

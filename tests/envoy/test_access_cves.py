@@ -36,6 +36,8 @@ POLICIES: Final = {
     "namespace": "{rules: [{from: [{source: {namespaces: [shop]}}]}]}",
     "suffix": "{action: DENY, rules: [{from: [{source: {principals: ['*/sa/web']}}]}]}",
     "host": "{action: DENY, rules: [{to: [{operation: {hosts: [admin.example, 'admin.example:*']}}]}]}",
+    "dotted-host": "{action: DENY, rules: [{to: [{operation: {hosts: [admin.example., 'admin.example.:*']}}]}]}",
+    "not-host": "{action: DENY, rules: [{to: [{operation: {notHosts: [admin.example, 'admin.example:*']}}]}]}",
     "path": "{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}",
     "below": "{action: DENY, rules: [{to: [{operation: {paths: ['/admin/*']}}]}]}",
     "but": "{rules: [{to: [{operation: {notPaths: [/admin, '/admin/*']}}]}]}",
@@ -178,6 +180,18 @@ def test_cve_2021_39155_hosts_have_no_case(wire: Wire, host: str) -> None:
     assert verdict(wire, "host", host=host) is DENY
     assert verdict(wire, "host", f"http://{host}/", host="orders") is DENY
     assert verdict(wire, "host", host="adminxexample") is ALLOW
+
+
+@pytest.mark.parametrize("world", ["host", "dotted-host"])
+@pytest.mark.parametrize("host", ["admin.example.", "Admin.EXAMPLE.", "admin.example.:80"])
+def test_a_dot_at_the_end_makes_no_other_host(wire: Wire, world: str, host: str) -> None:
+    """A name written out in full, in the request or in the rule, is the same host; with two dots it is none."""
+    assert verdict(wire, world, host=host) is DENY
+    assert verdict(wire, world, host=f"x{host}") is ALLOW
+    assert verdict(wire, world, f"http://{host}/", host="orders") is DENY
+    assert verdict(wire, "not-host", host=host) is ALLOW
+    for name in ("open", world):
+        assert verdict(wire, name, host=host.replace("ple.", "ple..").replace("PLE.", "PLE..")) is MALFORMED
 
 
 @pytest.mark.parametrize("second", ["orders", "admin.example"])

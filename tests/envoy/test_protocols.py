@@ -119,8 +119,18 @@ def test_forms_of_a_host(mesh: MeshUnderTest, name: str, port: str) -> None:
     assert mesh.get("client", f"http://{name}{port}/echo").workload == "backend"
 
 
+@pytest.mark.parametrize("port", ["", ":80"])
+def test_a_host_written_out_with_its_last_dot(mesh: MeshUnderTest, port: str) -> None:
+    """It is the same service and port, and the application is told the name without the dot."""
+    found = mesh.get("client", f"http://backend.shop.svc.cluster.local.{port}/echo")
+
+    assert found.workload == "backend"
+    assert found.json["host"] == f"backend.shop.svc.cluster.local{port}"
+
+
 @pytest.mark.parametrize(
-    "host", ["nobody", "backend.elsewhere", "backend:81", "backend.example.com", "backend.shop.s"]
+    "host",
+    ["nobody", "backend.elsewhere", "backend:81", "backend.example.com", "backend.shop.s", "backend.shop.."],
 )
 def test_unknown_host_is_404(mesh: MeshUnderTest, host: str) -> None:
     """A Host that names no port of no service is answered 404, by the sidecar."""

@@ -13,6 +13,7 @@ import msgspec
 
 from xds.api.addresses import read_cidr
 from xds.fields import MAX_TEXT, ConfigError, show
+from xds.grammar import undotted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +120,13 @@ def _check_principal(value: str, path: str) -> str:
     return value
 
 
+def _check_host(value: str, path: str) -> str:
+    """Return a host without the dot that may end its name: requests have lost theirs before they are compared."""
+    if value == "*.":
+        raise ConfigError(path, "must have a name behind *., or be * for any host")
+    return undotted(value)
+
+
 def _check_namespace(value: str, path: str) -> str:
     if not _NAMESPACE.fullmatch(value):
         raise ConfigError(path, f"must be a namespace, prefix*, *suffix or *, got {show(value)}")
@@ -174,6 +182,7 @@ _CHECKERS: Final[dict[Attribute, Callable[[str, str], str]]] = {
     Attribute.REMOTE_IP: read_cidr,
     Attribute.DESTINATION_IP: read_cidr,
     Attribute.PORT: _check_port,
+    Attribute.HOST: _check_host,
     Attribute.PATH: _check_path,
 }
 

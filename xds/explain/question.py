@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from xds.fields import ConfigError, show
-from xds.grammar import check_header_name
+from xds.grammar import check_header_name, undotted
 
 MAX_TEXT: Final = 8192
 """Longest word of a question: Envoy takes 60 KiB of headers, nobody types as much."""
@@ -46,7 +46,9 @@ def read_question(source: str, destination: str, request: str = "", headers: Ite
         )
     method, path = _request(request)
     pairs = [_header(text) for text in headers]
-    authority = next((value for name, value in pairs if name == "host"), "") or destination
+    # A sidecar does the same before it looks at anything.
+    destination = undotted(destination)
+    authority = undotted(next((value for name, value in pairs if name == "host"), "") or destination)
     split_port(destination)
     kept = tuple((name, value) for name, value in pairs if name != "host")
     return Question(source, destination, method, path, kept, authority)

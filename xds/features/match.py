@@ -6,7 +6,7 @@ must never be in here, because the compiler decides that before a proxy hears of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from xds.grammar import (
@@ -16,6 +16,7 @@ from xds.grammar import (
     check_header_name,
     read_string_match,
     read_string_matches,
+    undotted,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def read(reader: Reader) -> Match | None:
         ignore_uri_case=reader.boolean("ignoreUriCase"),
         scheme=_optional(reader, "scheme"),
         method=_optional(reader, "method"),
-        authority=_optional(reader, "authority"),
+        authority=_authority(reader),
         headers=_headers(reader, "headers"),
         without_headers=_headers(reader, "withoutHeaders"),
         query_params=read_string_matches(reader, "queryParams"),
@@ -117,6 +118,14 @@ def _uri(reader: Reader) -> StringMatch | None:
     if value is None or (tuple(value.present()) == ("prefix",) and value.raw("prefix") == ""):
         return None
     return read_string_match(value)
+
+
+def _authority(reader: Reader) -> StringMatch | None:
+    """Return the comparison with the Host, which has lost its last dot by then."""
+    found = _optional(reader, "authority")
+    if found is None or found.kind is not MatchKind.EXACT:
+        return found
+    return replace(found, value=undotted(found.value))
 
 
 def _optional(reader: Reader, name: str) -> StringMatch | None:

@@ -41,6 +41,8 @@ def http(name: str, logs: list[accesslog_pb2.AccessLog]) -> Hcm:
         normalize_path=wrappers_pb2.BoolValue(value=True),
         generate_request_id=wrappers_pb2.BoolValue(value=True),
         preserve_external_request_id=True,
+        # ``orders.shop.svc.cluster.local.`` is the same host: for routes, for rules of access, for who is asked.
+        strip_trailing_host_dot=True,
         upgrade_configs=[Hcm.UpgradeConfig(upgrade_type="websocket")],
         http_filters=[http_filter("envoy.filters.http.router", router_pb2.Router())],
     )

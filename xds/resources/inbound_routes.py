@@ -11,6 +11,7 @@ from xds.features import rate_limit, shared_limit
 from xds.ir import MtlsMode
 from xds.pb.envoy.config.core.v3 import base_pb2
 from xds.pb.envoy.config.route.v3 import route_components_pb2, route_pb2
+from xds.pb.envoy.type.matcher.v3 import string_pb2
 from xds.resources import access, standing
 from xds.resources.parts import OFF, serialise, stat_name
 
@@ -30,7 +31,12 @@ _INBOUND_RETRIES: Final = 2
 def build(node: InboundRoutes) -> bytes:
     """Return the table of one port, with its rules beside its routes: both are in force at one moment."""
     port = node.port
-    routes = [_open(port, _two_hosts()), *_probes(port), _guarded(port, _everything(port), passed(port))]
+    routes = [
+        _open(port, _two_hosts()),
+        _open(port, _no_host()),
+        *_probes(port),
+        _guarded(port, _everything(port), passed(port)),
+    ]
     host = route_components_pb2.VirtualHost(name=node.name, domains=["*"], routes=routes)
     table = route_pb2.RouteConfiguration(name=node.name, virtual_hosts=[host])
     # The cluster comes on its own; the table must not be refused because it is a moment late.
@@ -59,11 +65,27 @@ def _two_hosts() -> route_components_pb2.Route:
 
     No policy and no application could know which one is meant, and they would not choose the same.
     """
+    host = string_pb2.StringMatcher(contains=",")
+    return _refused("two-hosts", host, "the request names more than one Host\n")
+
+
+def _no_host() -> route_components_pb2.Route:
+    """Return the route of a Host that still ends with a dot, of which Envoy has taken one away.
+
+    No host has such a name (RFC 1034 section 3.1); an application that takes all of its dots away would see one that
+    no policy has.
+    """
+    host = string_pb2.StringMatcher()
+    host.safe_regex.regex = r"\C*\.(?::\C*)?"
+    return _refused("no-host", host, "the request's Host is no name of a host\n")
+
+
+def _refused(name: str, host: string_pb2.StringMatcher, words: str) -> route_components_pb2.Route:
     match = route_components_pb2.RouteMatch(prefix="/")
-    match.headers.add(name=":authority").string_match.contains = ","
-    body = base_pb2.DataSource(inline_string="the request names more than one Host\n")
+    match.headers.add(name=":authority", string_match=host)
+    body = base_pb2.DataSource(inline_string=words)
     answer = route_components_pb2.DirectResponseAction(status=400, body=body)
-    return route_components_pb2.Route(name="two-hosts", match=match, direct_response=answer)
+    return route_components_pb2.Route(name=name, match=match, direct_response=answer)
 
 
 def _probes(node: Inbound) -> Iterator[route_components_pb2.Route]:
