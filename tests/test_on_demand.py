@@ -83,6 +83,10 @@ class Proxy:
         """Subscribe to names."""
         return self._send(DeltaDiscoveryRequest(type_url=kind.url, resource_names_subscribe=names))
 
+    def drop(self, kind: ResourceType, *names: str) -> list[DeltaDiscoveryResponse]:
+        """Unsubscribe from names."""
+        return self._send(DeltaDiscoveryRequest(type_url=kind.url, resource_names_unsubscribe=names))
+
     def answer(self, said: DeltaDiscoveryResponse, error: str = "") -> list[DeltaDiscoveryResponse]:
         """Accept or reject a response."""
         request = DeltaDiscoveryRequest(type_url=said.type_url, response_nonce=said.nonce)
@@ -249,6 +253,17 @@ def test_names_beyond_the_share_lead_nowhere() -> None:
     assert is_nowhere(cluster(heard, POD))
     assert states[POD] is State.DENIED
     assert proxy.denied == [POD]
+
+
+def test_a_share_is_not_won_back_by_dropping_names() -> None:
+    """What was compiled for a name lives as long as the stream: who drops it may not have another instead."""
+    made = plane(*WORLD)
+    proxy = Proxy(made, limits=Limits(names_on_demand=1))
+    proxy.settle(proxy.open(NOBODY))
+    proxy.settle(proxy.drop(CDS, NOBODY))
+
+    assert is_nowhere(cluster(proxy.ask(CDS, VIP), VIP))
+    assert made.demand.held(proxy.id) == {NOBODY}
 
 
 def test_stand_in_says_that_nothing_answers() -> None:

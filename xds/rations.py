@@ -101,8 +101,10 @@ class Rations:
         return name in self._hidden
 
     def release(self, removed: Iterable[str]) -> None:
-        """Count names that a client gave back."""
-        self._taken.difference_update(removed)
+        """Forget names beyond the share that a client no longer asks for.
+
+        Those within it stay counted: what they mean was compiled for as long as the stream lives.
+        """
         self.refused.difference_update(removed)
 
     def stand_in(self, name: str) -> Resource | None:
