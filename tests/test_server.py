@@ -1,6 +1,7 @@
 """The real gRPC server on loopback, and a real gRPC client."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ ADS_DELTA = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggrega
 ADS_SOTW = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 EDS_SOTW = "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints"
 CSDS = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus"
+CSDS_STREAM = "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus"
 OTLP = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 DEADLINE_S = 10.0
 
@@ -239,6 +241,23 @@ async def test_rule_breaker_is_closed() -> None:
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_rule_breaker_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A stream that is closed on purpose is one line of ours, and no traceback of gRPC's."""
+    async with serve() as (mesh, channel):
+        call = _open(channel, ADS_DELTA)
+        await call.write(_delta(ResourceType.CLUSTER, "a"))
+        await _hear(call)
+        await call.write(b"\xff\xff")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+        await _until(lambda: mesh.server.counters["streams_closed"] == 1)
+        await mesh.server.stop()
+
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert [record.message for record in caplog.records if record.levelno > logging.WARNING] == []
+        assert [record.message for record in caplog.records].count("stream closed") == 1
+
+
 async def test_silent_stream_is_closed() -> None:
     """Who does not say who it is does not stay."""
     async with serve(ServerOptions(first_request_deadline_s=0.05)) as (_, channel):
@@ -337,6 +356,37 @@ async def test_status_service_tells_a_caller_about_itself() -> None:
             ("default", csds_pb2.ConfigStatus.STALE),
         }
         assert b"key" not in answer
+
+
+async def test_status_stream_answers_each_request() -> None:
+    """The streaming form of CSDS says the same, as often as it is asked."""
+    async with serve() as (_, channel):
+        call = _open(channel, CSDS_STREAM)
+        request = csds_pb2.ClientStatusRequest()
+        request.node.id = "web.shop"
+        answers: list[str] = []
+        for _ in range(2):
+            await call.write(request.SerializeToString())
+            answer = csds_pb2.ClientStatusResponse.FromString(cast("bytes", await call.read()))
+            answers.append(answer.config[0].node.id)
+        call.cancel()
+
+        assert answers == ["web.shop", "web.shop"]
+
+
+@pytest.mark.parametrize(
+    ("pod", "code"),
+    [("", grpc.StatusCode.UNAUTHENTICATED), ("web", grpc.StatusCode.DEADLINE_EXCEEDED)],
+)
+async def test_status_stream_is_not_held_open(pod: str, code: grpc.StatusCode) -> None:
+    """A stranger is refused before it has asked, and who asks nothing more does not stay."""
+    async with serve(ServerOptions(stall_deadline_s=0.2)) as (_, channel):
+        call = _open(channel, CSDS_STREAM, pod)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+
+        assert refused.value.code() is code
+        assert refused.value.details() in {"authentication failed", "no request"}
 
 
 async def test_status_of_another_is_refused() -> None:

@@ -17,6 +17,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -76,19 +77,17 @@ class _Stalled(Exception):  # noqa: N818 an outcome of the writer, not an error 
     """A response was not read, or not answered, before the stall deadline."""
 
 
+@dataclass(slots=True)
 class _Stream:
     """One open stream: its session and the signal that it may have something to write."""
 
-    __slots__ = ("caller", "context", "life", "session", "stalled", "wake", "writer")
-
-    def __init__(self, session: Session, context: Context) -> None:
-        self.session = session
-        self.context = context
-        self.caller: Caller = None
-        self.stalled = False
-        self.life: asyncio.Timeout | None = None
-        self.wake = asyncio.Event()
-        self.writer: asyncio.Task[None] | None = None
+    session: Session
+    context: Context
+    caller: Caller = None
+    stalled: bool = False
+    life: asyncio.Timeout | None = None
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    writer: asyncio.Task[None] | None = None
 
 
 class Server:
@@ -188,9 +187,16 @@ class Server:
         return client_status(proxy, self._ledger.config(proxy)).SerializeToString()
 
     async def _stream_status(self, _requests: object, context: Context) -> None:
-        """ClientStatusDiscoveryService/StreamClientStatus: one answer per request."""
-        while (request := await context.read()) is not _EOF:
-            await context.write(await self._fetch_status(request, context))
+        """ClientStatusDiscoveryService/StreamClientStatus: one answer per request, each within the stall deadline."""
+        await self._authenticate(context, None)  # before it may hold anything open, as in a discovery stream
+        try:
+            while True:
+                async with asyncio.timeout(self._options.stall_deadline_s):
+                    if (request := await context.read()) is _EOF:
+                        return
+                    await context.write(await self._fetch_status(request, context))
+        except TimeoutError:
+            await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "no request")
 
     # ── one stream ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -276,6 +282,8 @@ class Server:
             await _abort(stream.context, grpc.StatusCode.DEADLINE_EXCEEDED, "response was not read in time")
         except* TimeoutError:
             self.counters["streams_expired"] += 1  # it has had its time: status OK, and the proxy comes back
+        except* grpc.aio.AbortError:
+            pass  # `_close` has said why; gRPC would log the group that carries it as a bug of ours
 
     async def _read(self, stream: _Stream) -> None:
         session, context, now = stream.session, stream.context, self._gate.now
