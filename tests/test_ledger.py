@@ -120,6 +120,18 @@ def test_coalesced_pushes_share_one_response() -> None:
     assert latest.resources == (("a", b"a=3"),)
 
 
+def test_push_that_can_be_read_is_not_live_before_a_slow_proxy_has_it() -> None:
+    """However many pushes a proxy is behind, none of those that the ledger keeps is taken for accepted."""
+    slow, fast = _two(ledger := Ledger(pushes_kept=100))
+    slow.put(CDS, "a", body=b"first")
+    slow.hear()  # and it answers nothing from here on
+    for turn in range(100):
+        slow.put(CDS, "a", body=str(turn).encode())
+        fast.settle()
+
+    assert {push.live_at for push in ledger.pushes()} == {None}
+
+
 def test_pushes_are_bounded_and_newest_first() -> None:
     """Old pushes are forgotten."""
     ledger = Ledger(pushes_kept=2)

@@ -150,3 +150,17 @@ def test_node_is_read_from_the_first_request_only() -> None:
     talk.ask(EDS, "a")
 
     assert talk.session.proxy == "web.shop"
+
+
+@pytest.mark.parametrize("variant", list(Variant))
+def test_denied_name_is_forgotten_when_it_is_dropped(variant: Variant) -> None:
+    """Who asks for one forbidden name after another, and drops each, leaves nothing behind."""
+    talk = Talk(variant, rule_of=lambda _kind: lambda name: not name.startswith("a"))
+    for turn in range(3):
+        if variant is Variant.DELTA:
+            talk.ask(EDS, f"a{turn}", drop=[f"a{turn - 1}"])
+        else:
+            talk.ask(EDS, f"a{turn}")
+    talk.settle(*(["a2"] if variant is Variant.SOTW else []))
+
+    assert [(row.name, row.state) for row in talk.session.rows()] == [("a2", State.DENIED)]

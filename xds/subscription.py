@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Container, Iterable
 
 from xds.held import ABSENT, Claimed, Held, Items, Lookup
-from xds.ledger import Push, Rejection, Response
+from xds.ledger import PUSHES_KEPT, Push, Rejection, Response
 from xds.order import Step
 from xds.snapshot import Resource, ResourceType
 
@@ -22,10 +22,6 @@ also a wildcard subscription". Envoy asks for scopes in that way as well: withou
 (source/common/router/scoped_rds.cc). For other types `*` is a name like any other."""
 
 LookupOf = Callable[["Subscription"], Lookup]
-PENDING_PUSHES_MAX = 64
-"""Pushes that one type of one stream keeps waiting for their answer; beyond, the oldest is forgotten.
-A client that is so far behind is closed by the stall deadline long before the figure matters."""
-
 SHRINK_ABOVE = 64
 """Names in one response from which the tables of what was due are given back: below, they cost 5 KiB."""
 
@@ -150,6 +146,7 @@ class Subscription:
                     self.dirty[name] = None
                 else:
                     self._forget((name,))
+        self.denied.difference_update(gone)
         return gone
 
     def replace(self, names: Collection[str]) -> tuple[list[str], list[str]]:
@@ -175,6 +172,7 @@ class Subscription:
             self.dirty.update(dict.fromkeys(self.rejected))
         self.due = self.full and (bool(new) or (self.due and (wildcard or bool(wanted))))
         self._forget([name for name in self.held if not self.wants(name)])
+        self.denied.difference_update(gone)
         return new, gone
 
     def _forget(self, names: Iterable[str]) -> None:
@@ -198,13 +196,13 @@ class Subscription:
             self.follow(push)
 
     def follow(self, push: Push) -> None:
-        """Let a push wait for this type's answer; the same push is counted once."""
+        """Let a push wait for this type's answer, counted once; one that the ledger keeps no more is forgotten."""
         pushes = self.pushes
         if pushes and pushes[-1] is push:
             return
         push.waiting += 1
         pushes.append(push)
-        if len(pushes) > PENDING_PUSHES_MAX:
+        if len(pushes) > PUSHES_KEPT:
             pushes.pop(0).forget()
 
     def sift(self, lookup: Lookup) -> None:
