@@ -103,9 +103,8 @@ class Informer:
         if self._attempt is None:
             if self._reflector.reachable(_now()):
                 self._wake.set()
-        elif (
-            not self._is_hurried
-        ):  # once: an API under load answers late, and must not be asked for ever anew
+        elif not (self._is_hurried or self._attempt.expired()):
+            # Once: an API under load answers late, and must not be asked for ever anew.
             self._is_hurried = True
             self._attempt.reschedule(_now())
 
