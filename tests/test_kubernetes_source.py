@@ -8,23 +8,31 @@ import random
 import pytest
 
 from tests.fakes import objects
-from tests.fakes.cluster import DEADLINE_S, DEFINITIONS, api, apply, define, following, keys, loaded, undefine
+from tests.fakes.cluster import (
+    DEFINITIONS,
+    FORBIDDEN,
+    PODS,
+    SERVICES,
+    api,
+    apply,
+    define,
+    following,
+    keys,
+    loaded,
+    undefine,
+)
 from tests.fakes.manifests import objects as read_objects
-from xds import settings
 from xds.api.core import Key, Service
 from xds.api.kubernetes import SIDECAR_CONTAINER
 from xds.control import ControlPlane
 from xds.fields import Severity
 from xds.snapshot import ResourceType
-from xds.sources.transport import NO_ANSWER, ApiError
+from xds.sources.transport import ApiError
 
-SERVICES, PODS = "/api/v1/services", "/api/v1/pods"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 ISTIO = "networking.istio.io"
 SECURITY = "security.istio.io"
 ORDERS = Key("Service", "shop", "orders")
-REFUSED = ApiError(NO_ANSWER, "ClientConnectorError", "refused")
-FORBIDDEN = ApiError(403, "Forbidden", "pods is forbidden")
 
 
 def route(name: str = "orders", **spec: object) -> objects.Raw:
@@ -33,9 +41,6 @@ def route(name: str = "orders", **spec: object) -> objects.Raw:
     return objects.raw(
         "VirtualService", name, api=f"{ISTIO}/v1", spec={"hosts": [name], "http": rules, **spec}
     )
-
-
-# -- Complete, or nothing --------------------------------------------------------------------------
 
 
 async def test_everything_comes_as_one_batch() -> None:
@@ -117,9 +122,6 @@ async def test_only_our_settings_are_read_of_all_config_maps() -> None:
         assert not [call for call in found.calls if call.endswith("/api/v1/configmaps")]
 
 
-# -- Changes ---------------------------------------------------------------------------------------
-
-
 async def test_changes_come_as_they_are_written() -> None:
     """Created, changed and deleted."""
     found = api()
@@ -160,9 +162,6 @@ async def test_the_time_of_a_batch_is_when_its_bytes_came() -> None:
         assert 0 <= (await followed.next()).detected_at - first.detected_at < 10
 
 
-# -- Objects that cannot be read -------------------------------------------------------------------
-
-
 async def test_a_broken_object_keeps_its_last_good_version() -> None:
     """It is reported with its field, and mending it clears the report."""
     found = api()
@@ -189,9 +188,6 @@ async def test_an_object_that_was_never_good_is_named() -> None:
         found.collections[path].delete(("shop", "default"))
         gone = await followed.next()
         assert (gone.broken, gone.problems) == (frozenset(), ())
-
-
-# -- Definitions -----------------------------------------------------------------------------------
 
 
 async def test_a_kind_that_is_defined_later_is_followed() -> None:
@@ -253,98 +249,6 @@ async def test_definitions_of_others_are_left_alone() -> None:
         assert {"Widget", "EnvoyFilter"} & {status.kind for status in followed.source.statuses()} == set()
         assert f"GET {DEFINITIONS}/widgets.example.com" not in found.calls
 
-
-# -- Outages ---------------------------------------------------------------------------------------
-
-
-async def test_an_outage_deletes_nothing_and_costs_no_list() -> None:
-    """After it, what was written meanwhile comes; the watches go on where they were."""
-    found = api()
-    apply(found, SERVICES, objects.service())
-    async with loaded(found) as (followed, _):
-        lists = {status.kind: status.lists for status in followed.source.statuses()}
-        found.outage = REFUSED
-        await followed.quiet()
-        apply(found, SERVICES, objects.service("web"))
-        found.outage = None
-        batch = await followed.next()
-        assert keys(batch) == {"Service shop/web": True}
-        assert {status.kind: status.lists for status in followed.source.statuses()} == lists
-
-
-async def test_after_a_compaction_each_kind_is_listed_once() -> None:
-    """Deletions that nobody saw are told by the list's end."""
-    found = api()
-    apply(found, SERVICES, objects.service())
-    apply(found, SERVICES, objects.service("web"))
-    async with loaded(found) as (followed, _):
-        found.outage = REFUSED
-        await followed.quiet()
-        found.collections[SERVICES].delete(("shop", "orders"))
-        for collection in found.collections.values():
-            collection.compact()
-        found.outage = None
-        assert keys(await followed.next()) == {"Service shop/orders": False}
-        assert {status.lists for status in followed.source.statuses() if status.kind == "Service"} == {2}
-
-
-async def test_a_start_during_an_outage_waits_and_succeeds() -> None:
-    """The discovery asks again as soon as the API answers."""
-    found = api()
-    found.outage = REFUSED
-    async with following(found) as followed:
-        loading = asyncio.create_task(followed.load())
-        await asyncio.sleep(0.1)  # what must not happen: a load without an answer
-        assert not loading.done()
-        found.outage = None
-        assert (await loading).changes == ()
-
-
-async def test_a_kind_that_a_starting_api_refuses_is_back_when_that_is_ready(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Until it has read its roles it refuses everybody, the question whether it is ready too."""
-    monkeypatch.setattr(settings, "KUBE_PROBE_S", 0.01)
-    monkeypatch.setattr(settings, "KUBE_PROBE_REFUSALS", 1_000)
-    monkeypatch.setattr(settings, "KUBE_BACKOFF_MIN_S", 0.05)
-    found = api()
-    async with loaded(found) as (followed, _):
-
-        def is_refused() -> bool:
-            return any("403" in status.failure for status in followed.source.statuses())
-
-        found.outage = REFUSED
-        await followed.quiet()
-        monkeypatch.setattr(
-            settings, "KUBE_BACKOFF_JITTER", 10_000
-        )  # whoever fails from now on waits minutes
-        found.outage = FORBIDDEN
-        async with asyncio.timeout(DEADLINE_S):
-            while not is_refused():  # noqa: ASYNC110 -- nobody is told of a failure
-                await asyncio.sleep(0.01)
-        await asyncio.sleep(0.2)  # so that the others have asked, too
-        apply(found, SERVICES, objects.service("web"))
-        found.outage = None
-        assert keys(await followed.next()) == {"Service shop/web": True}
-
-
-async def test_who_may_not_ask_whether_the_api_is_ready_is_not_cut_off_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A refusal that lasts is an answer."""
-    monkeypatch.setattr(settings, "KUBE_PROBE_S", 0.01)
-    monkeypatch.setattr(settings, "KUBE_BACKOFF_MIN_S", 60.0)
-    found = api()
-    found.refused["/readyz"] = FORBIDDEN
-    async with loaded(found) as (followed, _):
-        found.outage = REFUSED
-        await followed.quiet()
-        apply(found, SERVICES, objects.service("web"))
-        found.outage = None
-        assert keys(await followed.next()) == {"Service shop/web": True}
-
-
-# -- Order -----------------------------------------------------------------------------------------
 
 WORLD = """
 apiVersion: v1

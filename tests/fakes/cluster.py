@@ -11,6 +11,7 @@ from tests.fakes.apiserver import Api, Raw
 from xds.api import mesh
 from xds.sources.directory import Batch
 from xds.sources.kubernetes import Kubernetes
+from xds.sources.transport import ApiError
 
 DEADLINE_S: Final = 10.0
 """For what takes a few turns of the loop."""
@@ -23,6 +24,9 @@ CORE: Final = {
     "ServiceAccount": "serviceaccounts",
 }
 DEFINITIONS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+PODS: Final = "/api/v1/pods"
+SERVICES: Final = "/api/v1/services"
+FORBIDDEN: Final = ApiError(403, "Forbidden", "pods is forbidden")
 SETTINGS: Final = f"/api/v1/namespaces/{mesh.HOME_NAMESPACE}/configmaps"
 
 
