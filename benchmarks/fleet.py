@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import clock, worlds
 from xds import settings
 from xds.demo import admin, programs
-from xds.demo.mesh import free_port
+from xds.demo.mesh import free_ports
 from xds.demo.processes import Child, Family, wait_until
 from xds.state import StateDirectory, load_trust, system_entropy
 
@@ -68,7 +68,7 @@ class Lab:
         directory = home / "manifests"
         directory.mkdir(parents=True)
         (directory / "world.yaml").write_text(worlds.documents(manifests), "utf-8")
-        xds, control, admin_port = free_port(), free_port(), free_port()
+        xds, control, admin_port = free_ports(3)
         argv = [
             sys.executable,
             "-m",
@@ -89,7 +89,7 @@ class Lab:
 
     def echo(self, name: str, certificate: tuple[Path, Path, Path] | None) -> Server:
         """Start the bare grpc.aio server."""
-        xds, control = free_port(), free_port()
+        xds, control = free_ports(2)
         argv = [sys.executable, "-m", "benchmarks.echo", "--xds", str(xds), "--control", str(control)]
         root = None
         if certificate is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from xds.demo.mesh import free_port
+from xds.demo.mesh import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ SHOWN = {"status": r"^web\.shop +shop/web +\S+ +yes ", "proxy": r"^listeners +ou
 
 def _by_hand(folder: Path) -> Iterator[tuple[list[str], bool]]:
     """Yield the words of each command that is not make's, and whether it stays in the background."""
-    ports = {"18000": str(free_port()), "18001": str(free_port())}
+    ports: dict[str, str] = dict(zip(("18000", "18001"), map(str, free_ports(2)), strict=True))
     for command in COMMANDS:
         if command.startswith("make"):
             continue

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.cluster.cluster import Cluster
-from xds.demo.mesh import free_port
+from xds.demo.mesh import free_ports
 from xds.demo.processes import Child, Family, wait_until
 
 READY_S: Final = 90.0
@@ -26,7 +26,7 @@ READY_S: Final = 90.0
 
 def serve(cluster: Cluster, family: Family, kubeconfig: Path) -> tuple[Child, int, int]:
     """Start a control plane as its ServiceAccount, ready; return it with its xDS and admin ports."""
-    xds, admin, webhook = free_port(), free_port(), free_port()
+    xds, admin, webhook = free_ports(3)
     argv = [sys.executable, "-m", "xds", "serve", "--kubernetes", "--kubeconfig", str(kubeconfig)]
     argv += ["--pod", "proa-1", "--xds", f"127.0.0.1:{xds}", "--admin", f"127.0.0.1:{admin}"]
     child = family.start("proa", [*argv, "--webhook", f"127.0.0.1:{webhook}"])

@@ -26,7 +26,7 @@ from tests.cluster.accounts import Pods
 from tests.cluster.cluster import Cluster
 from tests.fakes.plane import ADS_DELTA, Call, open_stream
 from xds import settings
-from xds.demo.mesh import free_port
+from xds.demo.mesh import free_ports
 from xds.demo.processes import Child, Family, wait_until
 from xds.pb.envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from xds.snapshot import ResourceType
@@ -134,7 +134,7 @@ class Mesh:
 
     async def serve(self, name: str) -> Replica:
         """Start a replica and wait until it is ready."""
-        port, admin = free_port(), free_port()
+        port, admin = free_ports(2)
         argv = [
             sys.executable,
             "-m",

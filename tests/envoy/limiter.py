@@ -9,12 +9,16 @@ import socket
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tests.cluster import packages, programs
-from xds.demo.mesh import free_port
+from xds.demo.mesh import free_ports
 from xds.demo.processes import Child, Family, wait_until
+
+NEEDS: Final = (partial(packages.install, packages.SYSTEMS), programs.ratelimit)
+"""What tests with it need of the machine."""
 
 _START_S: Final = 60
 """A busy machine; on an idle one both answer within 0.2 s."""
@@ -26,12 +30,15 @@ class RateLimitService:
 
     work: Path
     config: str
-    port: int = field(default_factory=free_port)
+    port: int = field(init=False)
     family: Family = field(init=False)
-    _redis_port: int = field(default_factory=free_port)
+    _others: tuple[int, ...] = field(init=False)
+    """Ports of Redis, and of the service's HTTP and debugging."""
     _children: list[Child] = field(default_factory=list[Child])
 
     def __post_init__(self) -> None:
+        self.port, *others = free_ports(4)
+        self._others = tuple(others)
         rules = self.work / "runtime" / "limits" / "config"
         rules.mkdir(parents=True)
         (rules / "limits.yaml").write_text(self.config, encoding="utf-8")
@@ -39,13 +46,14 @@ class RateLimitService:
 
     def start(self) -> None:
         """Start both, and return when the service takes connections."""
-        redis = [packages.SYSTEMS["redis-server"], "--port", str(self._redis_port), "--bind", "127.0.0.1"]
+        redis_port, http_port, debug_port = self._others
+        redis = [packages.SYSTEMS["redis-server"], "--port", str(redis_port), "--bind", "127.0.0.1"]
         redis += ["--save", "", "--appendonly", "no", "--dir", str(self.work)]
         self._children.append(self.family.start("redis", redis))
-        self._wait(self._redis_port, "redis")
+        self._wait(redis_port, "redis")
         environment = {
             "REDIS_SOCKET_TYPE": "tcp",
-            "REDIS_URL": f"127.0.0.1:{self._redis_port}",
+            "REDIS_URL": f"127.0.0.1:{redis_port}",
             "USE_STATSD": "false",
             "RUNTIME_ROOT": str(self.work / "runtime"),
             "RUNTIME_SUBDIRECTORY": "limits",
@@ -53,8 +61,8 @@ class RateLimitService:
             "HOST": "127.0.0.1",
             "GRPC_HOST": "127.0.0.1",
             "DEBUG_HOST": "127.0.0.1",
-            "PORT": str(free_port()),
-            "DEBUG_PORT": str(free_port()),
+            "PORT": str(http_port),
+            "DEBUG_PORT": str(debug_port),
             "GRPC_PORT": str(self.port),
             "LOG_LEVEL": "warn",
         }

@@ -11,25 +11,30 @@ import json
 import subprocess
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import yaml
 from rig import MeshUnderTest
-from static_envoy import free_port
 
 from tests.cluster import packages
 from xds.bootstrap import METRICS_PORT
 from xds.demo import admin
+from xds.demo.mesh import free_port
 from xds.demo.processes import wait_until
 
 SHIPPED: Final = Path(__file__).parents[2] / "deploy" / "observability"
+
+NEEDS: Final = (partial(packages.install, ("prometheus",)),)
+"""What tests with it need of the machine."""
 
 SCRAPE: Final = "1s"
 """Instead of 15 s, so that a test need not last minutes."""
 
 _START_S: Final = 60
+_READ_S: Final = 90
 
 
 class Prometheus:
@@ -59,6 +64,7 @@ class Prometheus:
             "proa-control-plane": [("proa", f"127.0.0.1:{self.mesh.mesh.admin_port}")],
             "applications": list(applications.items()),
         }
+        self._targets = sum(map(len, targets.values()))
         for job in found["scrape_configs"]:
             del job["kubernetes_sd_configs"], job["relabel_configs"]
             job["static_configs"] = [
@@ -88,15 +94,17 @@ class Prometheus:
 
     def wait_scraped(self) -> None:
         """Wait until every target has been read after now, and Envoy has merged what its threads counted."""
-        began = time.time()
         # Histograms are merged at each flush of the statistics (bootstrap: 5 s), counters at once.
-        since = began + 6
-        wait_until(
-            "every target is read",
-            lambda: time.time() > since + 2 and self.value("count(up == 0) or vector(0)") == 0,
-            timeout_s=_START_S,
-            child=self.child,
-        )
+        since = time.time() + 6
+        wait_until("every target is read", lambda: self._is_read(since), timeout_s=_READ_S, child=self.child)
+
+    def _is_read(self, since: float) -> bool:
+        """Tell whether the last reading of every target succeeded, and began after a time (epoch, seconds)."""
+        with contextlib.suppress(admin.Unreachable):
+            read_at = [at for _, at in self.ask("timestamp(up)")]
+            is_up = self.value("count(up == 0) or vector(0)") == 0
+            return len(read_at) == self._targets and min(read_at) >= since and is_up
+        return False
 
     def rules(self) -> list[dict[str, Any]]:
         """Return the alert rules as Prometheus has them."""

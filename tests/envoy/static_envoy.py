@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Generator, Iterable, Mapping
@@ -166,12 +165,6 @@ def routes(directory: Path, ports: Iterable[ir.Inbound]) -> dict[str, Path]:
 def new_root() -> ca.Authority:
     """A workload root that is valid now."""
     return ca.new_root("cluster.local", now=time.time(), entropy=counted_entropy("root"))
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on."""
-    with socket.create_server((host, 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True)

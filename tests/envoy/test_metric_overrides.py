@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus import NEEDS as INSTALLED
 from prometheus import Prometheus, check_text
 from prometheus_client.parser import text_string_to_metric_families
 from rig import STRICT, App, MeshUnderTest
-from static_envoy import bootstrap, free_port, running
+from static_envoy import bootstrap, running
 
 from xds.api.metering import DEFAULT, Change, Metering
 from xds.demo.admin import get
+from xds.demo.mesh import free_port
 from xds.ir import Workload
 from xds.pb.envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from xds.resources import telemetry
 from xds.resources.filters import hcm_filter, http
 from xds.resources.parts import serialise, socket_address
+
+NEEDS = INSTALLED
 
 TELEMETRY = (
     STRICT

@@ -17,6 +17,7 @@ from tests.envoy import static_envoy
 from tests.envoy.static_envoy import Running
 from xds import ir
 from xds.api.core import Protocol
+from xds.demo.mesh import free_ports
 from xds.identity import Identity
 from xds.resources import cluster, listener
 
@@ -228,7 +229,7 @@ def client_document(
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Generator[Mesh]:
     """Two running sidecars; tests only send requests."""
     names = ("outbound", "database", "strict", "permissive", "strict_tcp", "permissive_tcp")
-    ports = {name: static_envoy.free_port() for name in names}
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     root = static_envoy.new_root()
     here, there = tmp_path_factory.mktemp("client"), tmp_path_factory.mktemp("server")
     with applications() as (app, app_tcp):

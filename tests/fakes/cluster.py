@@ -13,7 +13,7 @@ from xds.sources.directory import Batch
 from xds.sources.kubernetes import Kubernetes
 from xds.sources.transport import ApiError
 
-DEADLINE_S: Final = 10.0
+DEADLINE_S: Final = 30.0
 """For what takes a few turns of the loop."""
 
 CORE: Final = {

@@ -85,7 +85,7 @@ def sink(directory: Path) -> Generator[Sink]:
     argv = [sys.executable, "-m", "tests.fakes.otlp", f"127.0.0.1:{found.port}", str(found.file)]
     with subprocess.Popen(argv, cwd=ROOT) as process:
         try:
-            wait_until("the collector listens", lambda: is_taken("127.0.0.1", found.port), timeout_s=20)
+            wait_until("the collector listens", lambda: is_taken("127.0.0.1", found.port), timeout_s=60)
             yield found
         finally:
             process.kill()

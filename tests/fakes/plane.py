@@ -21,7 +21,7 @@ import grpc.aio
 import psutil
 
 from xds import bootstrap
-from xds.demo.mesh import free_port
+from xds.demo.mesh import free_ports
 from xds.demo.processes import Child, Family, wait_until
 from xds.state import StateDirectory
 from xds.tokens import TokenKey
@@ -31,7 +31,7 @@ ADS_SOTW: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/Stream
 CSDS: Final = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus"
 OTLP: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 
-DEADLINE_S: Final = 15.0
+DEADLINE_S: Final = 30.0
 """Nothing here takes a second on an idle machine."""
 
 _OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
@@ -117,7 +117,7 @@ def start(family: Family, work: Path, manifests: dict[str, str], module: str = "
     directory.mkdir(parents=True)
     for name, text in manifests.items():
         (directory / name).write_text(text, "utf-8")
-    state, port, admin_port = work / "state", free_port(), free_port()
+    state, (port, admin_port) = work / "state", free_ports(2)
     argv = [sys.executable, "-m", module]
     if module == "xds":
         argv += ["serve", "--from", str(directory), "--state", str(state)]
@@ -126,7 +126,7 @@ def start(family: Family, work: Path, manifests: dict[str, str], module: str = "
         argv += [str(directory), str(state), str(port), str(admin_port)]
     child = family.start("control-plane", argv, env={"PYTHONPATH": str(_ROOT)})
     plane = Plane(directory, state, port, admin_port, child)
-    wait_until("the control plane is ready", lambda: _is_ready(plane), timeout_s=30, child=child)
+    wait_until("the control plane is ready", lambda: _is_ready(plane), timeout_s=60, child=child)
     return plane
 
 

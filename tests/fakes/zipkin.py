@@ -29,7 +29,7 @@ _URL: Final = (
 _SHA256: Final = "7ac633a6832647e71e50012a5e3e91fbc7054414955261724526030faf271d8d"
 
 _FETCH_S: Final = 300
-_START_S: Final = 90
+_START_S: Final = 150
 """A Java server with Spring: 6 s on an idle machine, a minute beside other tests."""
 
 

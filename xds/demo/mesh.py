@@ -6,6 +6,7 @@ this class as the demonstration does.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -23,8 +24,8 @@ from xds.demo.manifests import PodSpec
 from xds.demo.processes import Child, DemoError, Family, wait_until
 from xds.state import StateDirectory, write_private
 
-# On two busy cores the control plane's imports take 2 s and a first Envoy 1 s.
-_START_S = 30.0
+# On two busy cores the control plane's imports take 2 s and a first Envoy 1 s; on a new machine nothing is cached.
+_START_S = 60.0
 
 
 _PORTS: Final = range(20_000, 32_000)
@@ -34,14 +35,20 @@ may be gone between the look and the listening, and again while a control plane 
 
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nobody has now, and that no connection will take."""
+    (port,) = free_ports(1)
+    return port
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Return as many such ports, all different: two looks one after the other might find the same."""
+    found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    message = f"no port of 127.0.0.1 is free between {_PORTS.start} and {_PORTS.stop}"
+        if len(found) == count:
+            return tuple(found)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    message = f"{count} ports of 127.0.0.1 are not free between {_PORTS.start} and {_PORTS.stop}"
     raise DemoError(message)
 
 
@@ -89,11 +96,12 @@ class Mesh:
     older: Collection[str] = ()
     """Those of them that are before 1.37."""
     family: Family = field(init=False)
-    xds_port: int = field(default_factory=free_port)
-    admin_port: int = field(default_factory=free_port)
+    xds_port: int = field(init=False)
+    admin_port: int = field(init=False)
     control_plane: Child | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self.xds_port, self.admin_port = free_ports(2)
         self.family = Family(self.work / "logs")
         self.proxies_directory.mkdir(exist_ok=True)
 

@@ -47,6 +47,7 @@ ENDLESS_EDIT_S: Final = 15.0
 """When a run without end edits: late enough for 1,000 requests at the default rate."""
 
 _LIVE_S: Final = 10.0  # an edit that is not live by then is a failure, not a slow success
+_SYNC_S: Final = 60.0  # a first start reads everything from the disk
 _TICK_S: Final = 0.5
 _POLL_S: Final = 0.02  # while waiting for the last ACK; the figure itself comes from the ledger
 _CERTIFICATES_S: Final = 5.0
@@ -183,7 +184,7 @@ class Demo:
             self.mesh.wait_application(pod, child)
         self.screen.step("Wait until every proxy has acknowledged everything")
         wait_until(
-            "every proxy has acknowledged everything", lambda: self._is_synced(pods), timeout_s=_LIVE_S
+            "every proxy has acknowledged everything", lambda: self._is_synced(pods), timeout_s=_SYNC_S
         )
 
     def _is_synced(self, pods: tuple[PodSpec, ...]) -> bool:
