@@ -405,7 +405,7 @@ def test_thousands_of_silent_connections(plane: Plane) -> None:
         grown = plane.rss_mib() - before
         ends = [_all_of(connection) for connection in silent]
 
-    assert waited_s < 2 * IMPATIENT_S
+    assert waited_s < 4 * IMPATIENT_S
     assert grown < GROWTH_MIB
     assert set(ends) == {b""}
 
@@ -456,12 +456,12 @@ def test_clients_that_never_read(plane: Plane) -> None:
             grown = plane.rss_mib() - before
             began = time.monotonic()
             await _until(lambda: "orders.shop" not in _connected(plane))
-            assert time.monotonic() - began < 3 * IMPATIENT_S
+            assert time.monotonic() - began < 6 * IMPATIENT_S
             return waited_s, grown
 
     waited_s, grown = asyncio.run(stall())
 
-    assert waited_s < 2 * IMPATIENT_S
+    assert waited_s < 4 * IMPATIENT_S
     assert grown < GROWTH_MIB
 
 

@@ -174,7 +174,7 @@ async def test_a_call_has_a_deadline(tmp_path: Path) -> None:
         began_at = time.monotonic()
         error = await refusal(client.call("GET", "/x", timeout_s=0.2))
     assert (error.status, error.reason) == (NO_ANSWER, "Timeout")
-    assert time.monotonic() - began_at < 2
+    assert time.monotonic() - began_at < 4  # before the rest would have come
 
 
 async def test_nobody_there_is_no_answer(tmp_path: Path) -> None:

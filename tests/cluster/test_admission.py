@@ -140,8 +140,8 @@ async def test_an_apiserver_that_hangs_keeps_nobody_out(own_api: Cluster) -> Non
             own_api.kill("kube-apiserver", signal.SIGCONT)
             own_api.wait_ready()
 
-        assert first_s < settings.REVIEW_TIMEOUT_S + 1
-        assert second_s < 0.1
+        assert first_s < 2 * settings.REVIEW_TIMEOUT_S
+        assert second_s < settings.REVIEW_TIMEOUT_S / 2
         assert refused is Refusal.AUDIENCE
 
 

@@ -173,15 +173,15 @@ def test_a_fault_ends_by_itself(mesh: Cluster, street: str) -> None:
         return status, time.monotonic() - begun
 
     def inject(*words: str) -> None:
-        done = proa.verb(mesh, "fault", *words, "--for", "5s")
+        done = proa.verb(mesh, "fault", *words, "--for", "20s")
         assert done.exit_code == 0, done.output
 
     with shop.Client(mesh, street, "web") as web:
         inject("delay", f"orders.{street}", "1s")
-        wait_until("the delay", lambda: call()[1] >= 1, timeout_s=5)
+        wait_until("the delay", lambda: call()[1] >= 1, timeout_s=15)
         inject("abort", f"orders.{street}", "418")
-        wait_until("the abort", lambda: call()[0] == 418, timeout_s=5)
-        wait_until("its end", lambda: call()[0] == 200, timeout_s=20)
+        wait_until("the abort", lambda: call()[0] == 418, timeout_s=15)
+        wait_until("its end", lambda: call()[0] == 200, timeout_s=60)
     ended = proa.verb(mesh, "fault", "end", f"orders.{street}")
 
     assert ended.exit_code == 0, ended.output

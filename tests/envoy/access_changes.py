@@ -279,11 +279,11 @@ def changing(work: Path, seed: int) -> Generator[Changing]:
         yield found
 
 
-def run(rounds: int, seed: int, work: Path, *, limit_s: float = float("inf")) -> Report:
-    """Change policies this many times, or as often as the time allows (seconds)."""
+def run(rounds: int, seed: int, work: Path, *, limit_s: float = float("inf"), least: int = 0) -> Report:
+    """Change policies this many times, or as often as the time allows (seconds), but not less than that."""
     with changing(work, seed) as found:
         until = time.monotonic() + limit_s
-        while found.report.rounds < rounds and time.monotonic() < until:
+        while found.report.rounds < (rounds if time.monotonic() < until else least):
             found.round()
         return found.report
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from xds.demo import programs
+from xds.demo.processes import DemoError
+
 # Test files are imported by path and are no package: what they share is put where `from rig import …` finds it.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rig import STRICT, App, MeshUnderTest, StartMesh  # after the path
 from transparent import StartPods, pods
+
+_TEST_S = 240
+"""A mesh of four pods starts in 3 s on an idle machine; beside other work it took 30 s."""
 
 
 @pytest.fixture
@@ -41,9 +49,31 @@ def start_pods(tmp_path: Path) -> Iterator[StartPods]:
     yield from pods(tmp_path)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build and install what the chosen tests need: on a new machine that takes minutes, and is no test's time.
+
+    A module names what it needs besides the shop in ``NEEDS``. What cannot be had is told by the test that asks for
+    it.
+    """
+    here = Path(__file__).parent
+    modules = {
+        item.module
+        for item in session.items
+        if isinstance(item, pytest.Function) and item.path.is_relative_to(here)
+    }
+    if not modules or session.config.option.collectonly:
+        return
+    needs = (need for module in modules for need in getattr(module, "NEEDS", ()))
+    for need in dict.fromkeys((programs.shop, *needs)):
+        with contextlib.suppress(DemoError, RuntimeError, OSError, subprocess.SubprocessError):
+            need()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test of this directory: it starts processes."""
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.envoy)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_TEST_S))

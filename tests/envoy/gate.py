@@ -24,7 +24,8 @@ class _Server(ThreadingHTTPServer):
 class Gate:
     """Counts requests from when the handler sees them until it answers; ``/free`` paths are not held."""
 
-    hold_s: float = 0.3
+    hold_s: float = 1.0
+    """Long enough for a busy machine to bring all that may come in at once."""
     status: int = 200
     served: int = 0
     at_once: int = 0

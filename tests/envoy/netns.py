@@ -12,6 +12,7 @@ import os
 import subprocess
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +23,12 @@ HOST: Final = "10.83.0.1"
 HOST6: Final = "fd83::1"
 """The bridge: where the control plane listens, and from where a stranger calls."""
 
+NEEDS: Final = (partial(packages.install, ("iproute2", "nftables", "util-linux")),)
+"""What tests with namespaces need of the machine."""
+
 _CLONE_NEWNET: Final = 0x40000000
-_START_S: Final = 10.0
-_COMMAND_S: Final = 10.0
+_START_S: Final = 60.0
+_COMMAND_S: Final = 60.0
 
 
 class Namespace:
@@ -80,7 +84,8 @@ class Network:
     """A bridge with pods on it."""
 
     def __init__(self, family: Family) -> None:
-        packages.install(("iproute2", "nftables", "util-linux"))
+        for need in NEEDS:
+            need()
         self._family = family
         self.fabric = Namespace(family, "fabric")
         self.pods: dict[str, Namespace] = {}

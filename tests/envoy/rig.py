@@ -23,12 +23,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
 
-from xds.bootstrap import ADMIN_PORT
+from xds.bootstrap import ADMIN_PORT, READY_PORT
 from xds.demo import admin, programs
 from xds.demo.manifests import OUTBOUND_PORT, PodSpec, read_pods
 from xds.demo.mesh import Mesh
@@ -37,10 +37,18 @@ from xds.demo.run import live_at
 
 NAMESPACE: Final = "shop"
 
-LIVE_S: Final = 10.0
+T = TypeVar("T")
+
+LIVE_S: Final = 30.0
 """Deadline for a change that should take 0.1 s: a busy machine is no failure, a lost push is."""
 
-_REQUEST_S: Final = 20.0
+_REQUEST_S: Final = 60.0
+"""Of one request, or of all the calls that an application is asked to make."""
+
+_AT_ONCE_S: Final = 1.0
+"""Half of the shortest time that a sidecar waits for a hello."""
+
+_WARMING: Final = r"^(cluster_manager\.warming_clusters|listener_manager\.total_listeners_warming)$"
 
 STRICT: Final = """
 apiVersion: security.istio.io/v1
@@ -312,10 +320,17 @@ class MeshUnderTest:
         return self.request(pod.app_address, pod.ports[0], url).json
 
     def load(self, source: str, url: str, *, rps: float = 100, args: tuple[str, ...] = ()) -> Traffic:
-        """Start sending from a pod at a fixed rate; `finish()` of the answer returns the final report."""
+        """Start sending from a pod at a fixed rate, and return when it does; `finish()` returns the final report."""
+        before = self.sent(source)
         argv = [str(programs.shop()), "load", "--url", url, "--rps", str(rps), "--quiet"]
         argv += ["--outbound", self.pods[source].outbound, *args]
-        return Traffic(self.mesh.family.start(f"load-{source}", argv, stdout=subprocess.PIPE))
+        child = self.mesh.family.start(f"load-{source}", argv, stdout=subprocess.PIPE)
+        wait_until("requests are sent", lambda: self.sent(source) > before, timeout_s=LIVE_S, child=child)
+        return Traffic(child)
+
+    def sent(self, source: str) -> int:
+        """Return how many HTTP requests a pod's sidecar has taken from its application."""
+        return sum(self.stats(source, r"^http\.outbound\.downstream_rq_total$").values())
 
     # -- changes ---------------------------------------------------------------------------
 
@@ -332,15 +347,20 @@ class MeshUnderTest:
         """Replace a manifest file and wait until every proxy runs what came of it.
 
         `cause` narrows which push is waited for, such as "VirtualService shop/orders"; an edit that changes
-        nothing for any proxy is never live, so write() it.
+        nothing for any proxy is never live, so write() it. The same text again is in force already.
         """
+        path = self.mesh.manifests / name
+        if path.exists() and path.read_text("utf-8") == text:
+            self.wait_synced()
+            return
         at = self.write(name, text)
         wait_until(
             f"the edit of {name} is live",
-            lambda: live_at(self.mesh.api.pushes(), cause, at) is not None,
+            _answered(lambda: live_at(self.mesh.api.pushes(), cause, at) is not None),
             timeout_s=LIVE_S,
             child=self.mesh.control_plane,
         )
+        self.wait_used()
 
     def restart_control_plane(self) -> None:
         """Kill the control plane (SIGKILL) and start it again on the same ports and state."""
@@ -354,17 +374,36 @@ class MeshUnderTest:
     # -- what there is to see --------------------------------------------------------------
 
     def wait(self, what: str, is_true: Callable[[], bool], *, timeout_s: float = LIVE_S) -> None:
-        """Wait for a condition with a deadline; the failure names it."""
-        wait_until(what, is_true, timeout_s=timeout_s)
+        """Wait for a condition with a deadline; the failure names it. Who gives no answer is asked again."""
+        wait_until(what, _answered(is_true), timeout_s=timeout_s)
 
     def wait_synced(self) -> None:
-        """Wait until every pod's proxy is connected and has acknowledged everything."""
-        wanted = {pod.node_id for pod in self.pods.values()}
+        """Wait until the proxy of every pod that has one is connected, and uses everything that it was sent."""
+        wanted = {self.pods[name].node_id for name in self.sidecars}
 
         def is_synced() -> bool:
             return {proxy.id for proxy in self.mesh.api.proxies() if proxy.acked} >= wanted
 
-        wait_until("every proxy has acknowledged everything", is_synced, timeout_s=LIVE_S)
+        self.wait("every proxy has acknowledged everything", is_synced)
+        self.wait_used()
+
+    def wait_used(self) -> None:
+        """Wait until what running sidecars have acknowledged is what their workers use.
+
+        Envoy acknowledges what it has understood. A cluster or a listener may still wait for endpoints or
+        certificates, and then the one before it is used. When the main thread has handed a change to its one
+        worker, the worker takes it before a connection that comes later: an answer says that it has.
+        """
+        for name, child in self.sidecars.items():
+            if child.is_alive:
+                self.wait(f"nothing of {name} is warming", lambda at=name: self._has_warmed(at))
+                self.wait(f"the worker of {name} answers", lambda at=name: self._knock(at))
+
+    def _has_warmed(self, name: str) -> bool:
+        return not any(self.stats(name, _WARMING).values())
+
+    def _knock(self, name: str) -> bool:
+        return admin.is_ready(self.pods[name].pod_ip, READY_PORT)
 
     def stats(self, name: str, pattern: str) -> dict[str, int]:
         """Return the counters and gauges of a pod's Envoy whose names match a regex (RE2)."""
@@ -411,6 +450,35 @@ class Traffic:
         assert output is not None
         with output:
             return json.loads(output.read().splitlines()[-1])
+
+
+def at_once(ask: Callable[[], T]) -> T:
+    """Ask until an answer comes within a second, and return it.
+
+    Whoever waits for a hello of TLS, or for any other time to pass, does so each time; a busy machine is slow now
+    and then. AssertionError when five tries were slow.
+    """
+    took_s: list[float] = []
+    for _ in range(5):
+        began = time.monotonic()
+        answer = ask()
+        took_s.append(time.monotonic() - began)
+        if took_s[-1] < _AT_ONCE_S:
+            return answer
+    message = f"no answer came within {_AT_ONCE_S:g} s: {took_s}"
+    raise AssertionError(message)
+
+
+def _answered(is_true: Callable[[], bool]) -> Callable[[], bool]:
+    """Return the same condition, which does not hold while who is asked gives no answer."""
+
+    def holds() -> bool:
+        try:
+            return is_true()
+        except admin.Unreachable:
+            return False
+
+    return holds
 
 
 def _namespaces(apps: tuple[App, ...]) -> list[dict[str, Any]]:

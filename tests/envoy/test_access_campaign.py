@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import netns
 import pytest
 
 from tests.access_reference import Verdict
 from tests.envoy import access_campaign
+
+NEEDS = netns.NEEDS
 
 PAIRS, SEED = 20_000, 20_240_229
 WAYS = ("HTTP/1", "HTTP/2", "TCP", "IPv4", "IPv6", "addressed", "redirected")

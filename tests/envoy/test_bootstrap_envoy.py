@@ -30,6 +30,8 @@ from xds.demo.mesh import Mesh, is_taken
 from xds.demo.processes import wait_until
 from xds.state import StateDirectory, write_private
 
+NEEDS = releases.NEEDS
+
 
 def _spec(tmp_path: Path, *, is_insecure: bool) -> Spec:
     return Spec(

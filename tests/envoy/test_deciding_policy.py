@@ -110,7 +110,8 @@ def lines(mesh: MeshUnderTest, pod: str, is_it: Callable[[dict[str, Any]], bool]
 
     def is_written() -> bool:
         text = mesh.sidecars[pod].log.read_text(encoding="utf-8", errors="replace")
-        written = [json.loads(one) for one in text.splitlines() if one.startswith("{")]
+        whole = text[: text.rfind("\n") + 1]
+        written = [json.loads(one) for one in whole.splitlines() if one.startswith("{")]
         found[:] = filter(is_it, written)
         return bool(found)
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import netns
 import pytest
 from rig import STRICT, App
 from test_on_demand import ABORT, BANNER, OUTSIDE, ruled, words
 from transparent import TransparentMesh
+
+NEEDS = netns.NEEDS
 
 CLIENT, ORDERS, PLAIN = App("client"), App("orders"), App("plain", labels=OUTSIDE)
 NARROW = App("narrow")

@@ -15,7 +15,7 @@ metadata: {name: orders, namespace: shop}
 spec:
   host: orders
   trafficPolicy:
-    outlierDetection: {consecutive5xxErrors: 2, interval: 200ms, baseEjectionTime: 8s, maxEjectionPercent: 50}
+    outlierDetection: {consecutive5xxErrors: 2, interval: 200ms, baseEjectionTime: 30s, maxEjectionPercent: 50}
 """
 
 
@@ -39,7 +39,7 @@ def test_the_ejected_endpoint_is_named_until_it_is_back(start_mesh: StartMesh) -
 
     for _ in range(12):
         mesh.get("client", "http://orders/echo", {"x-shop-status": "500"})
-    mesh.wait("the ejection is told", lambda: len(ejected(mesh)) == 1, timeout_s=20)
+    mesh.wait("the ejection is told", lambda: len(ejected(mesh)) == 1, timeout_s=25)
     ((client, pod),) = ejected(mesh)
     assert client == "client.shop"
     assert {mesh.get("client", "http://orders/echo").workload for _ in range(10)} == (
@@ -47,4 +47,4 @@ def test_the_ejected_endpoint_is_named_until_it_is_back(start_mesh: StartMesh) -
     )
     assert f"{pod} " in status(mesh)
     assert "orders.shop.svc.cluster.local:80" in status(mesh)
-    mesh.wait("it is back", lambda: ejected(mesh) == [], timeout_s=40)
+    mesh.wait("it is back", lambda: ejected(mesh) == [], timeout_s=90)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import netns
 import pytest
 import yaml
 from cryptography import x509
@@ -25,6 +26,8 @@ from cryptography.x509.oid import NameOID
 from netns import HOST
 from rig import STRICT, App
 from transparent import OUTSIDE, StartPods, TransparentMesh
+
+NEEDS = netns.NEEDS
 
 NOWHERE = "203.0.113.5"
 """An address at which nobody answers."""
@@ -159,7 +162,7 @@ def certificate(directory: Path) -> ssl.SSLContext:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "outside")])
     now = dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder(
-        name, name, key.public_key(), x509.random_serial_number(), now, now.replace(year=now.year + 1)
+        name, name, key.public_key(), x509.random_serial_number(), now, now + dt.timedelta(days=365)
     )
     pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     private = key.private_bytes(

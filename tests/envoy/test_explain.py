@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import netns
 import pytest
 import yaml
 from msgspec import structs
@@ -28,6 +29,8 @@ from xds.explain.located import located
 from xds.explain.question import read_question
 from xds.explain.walk import explain
 from xds.sources.directory import Directory
+
+NEEDS = netns.NEEDS
 
 PERMISSIVE = STRICT.replace("STRICT", "PERMISSIVE")
 ALL = mistakes()

@@ -36,11 +36,11 @@ def test_an_abort_ends_by_itself(start_mesh: StartMesh, rules: str) -> None:
 
     assert (status("orders"), status("stock")) == (200, 200)
     began = time.monotonic()
-    fault(mesh, "abort", "orders.shop", "418", "--for", "4s")
+    fault(mesh, "abort", "orders.shop", "418", "--for", "10s")
     mesh.wait("the abort holds", lambda: status("orders") == 418)
     assert status("stock") == 200
     mesh.wait("the abort is over", lambda: status("orders") == 200)
-    assert 3 <= time.monotonic() - began < 4 + 10
+    assert 9 <= time.monotonic() - began < 10 + 30
     assert "is over" in str(mesh.mesh.api.problems())
 
 
@@ -55,8 +55,9 @@ def test_a_delay_takes_the_place_of_the_last_word(start_mesh: StartMesh) -> None
 
     fault(mesh, "abort", "orders.shop", "418")
     mesh.wait("the abort holds", lambda: mesh.get("client", "http://orders/echo").status == 418)
-    fault(mesh, "delay", "orders.shop", "700ms")
+    fault(mesh, "delay", "orders.shop", "1s")
     mesh.wait("the delay holds", lambda: mesh.get("client", "http://orders/echo").status == 200)
-    assert min(took_s() for _ in range(5)) >= 0.69  # Envoy counts from when its loop last looked at the clock
+    # Envoy counts from when its loop last looked at the clock, before it may have waited for a processor.
+    assert min(took_s() for _ in range(5)) >= 0.8
     fault(mesh, "end", "orders.shop")
     mesh.wait("the delay is gone", lambda: took_s() < 0.5)

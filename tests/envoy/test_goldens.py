@@ -20,6 +20,8 @@ from xds.identity import Identity
 from xds.resources.older import takes_filters
 from xds.snapshot import ResourceType, encode
 
+NEEDS = releases.NEEDS
+
 pytestmark = pytest.mark.envoy
 
 

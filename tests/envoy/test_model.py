@@ -138,7 +138,7 @@ def test_envoy_ends_where_a_fresh_compile_does(start_mesh: StartMesh, seed: int)
         mesh.wait(
             f"Envoy runs what the directory says after step {step} of seed {seed}",
             lambda wanted=wanted: _running(mesh, "client") == (wanted, 0),
-            timeout_s=20,
+            timeout_s=60,
         )
 
     assert compared > 0

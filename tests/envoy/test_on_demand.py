@@ -12,10 +12,13 @@ import threading
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
+import netns
 import pytest
 import yaml
 from rig import STRICT, App, grpc
 from transparent import OUTSIDE, STRANGER, TransparentMesh
+
+NEEDS = netns.NEEDS
 
 BANNER = "5.7.0-mysql"
 

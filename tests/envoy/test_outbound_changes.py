@@ -7,9 +7,12 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Mapping
 
+import netns
 import yaml
 from rig import STRICT, App
 from transparent import StartPods, TransparentMesh
+
+NEEDS = netns.NEEDS
 
 ABORT = {"fault": {"abort": {"httpStatus": 418, "percentage": {"value": 100}}}}
 

@@ -216,6 +216,8 @@ def test_a_change_is_live_without_a_lost_connection(start_mesh: StartMesh) -> No
     traffic = mesh.load("client", "http://orders/echo?free", rps=100)
     mesh.edit("manifests.yaml", STRICT)
     mesh.wait("the limit is gone", lambda: mesh.get("client", "http://orders/echo").status == 200)
+    gone = mesh.sent("client")
+    mesh.wait("it is gone for the others", lambda: mesh.sent("client") > gone + 10)
     # How many were limited depends on how fast the change is.
     assert {"200"} <= set(traffic.finish()["by_status"]) <= {"200", "429"}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import netns
 from rig import App
 from transparent import OUTSIDE, StartPods
+
+NEEDS = netns.NEEDS
 
 LIMITS = """
 apiVersion: proa.dev/v1alpha1

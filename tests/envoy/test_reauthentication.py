@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from rig import App, MeshUnderTest, StartMesh
 
@@ -44,7 +43,7 @@ def _serve_with_short_lives(mesh: MeshUnderTest) -> None:
     argv = [sys.executable, "-c", _SERVE, str(under.manifests), str(under.state)]
     argv += [f"{under.xds_host}:{under.xds_port}", f"127.0.0.1:{under.admin_port}", str(_LIFE_S)]
     under.control_plane = under.family.start("control-plane-of-short-lives", argv)
-    mesh.wait("the control plane is ready", under.api.is_ready, timeout_s=20)
+    mesh.wait("the control plane is ready", under.api.is_ready, timeout_s=60)
     mesh.wait_synced()
 
 
@@ -55,9 +54,25 @@ def _events(mesh: MeshUnderTest) -> dict[str, float]:
     return {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-def _resources(mesh: MeshUnderTest, name: str) -> list[dict[str, Any]]:
+def _settled(mesh: MeshUnderTest) -> dict[str, float]:
+    """What the server has counted while no stream was beginning: all that are open have had their answers."""
+    counted: dict[str, float] = {}
+
+    def is_settled() -> bool:
+        before = _events(mesh)
+        mesh.wait_synced()
+        counted.update(_events(mesh))
+        return counted == before
+
+    mesh.wait("no stream is beginning", is_settled)
+    return counted
+
+
+def _unheld(mesh: MeshUnderTest, name: str) -> set[str]:
+    """Which resources a proxy has come back without, as its newest stream has said."""
     path = f"/api/v1/proxies/{mesh.pods[name].node_id}/config"
-    return json.loads(admin.get("127.0.0.1", mesh.mesh.admin_port, path))["resources"]
+    rows = json.loads(admin.get("127.0.0.1", mesh.mesh.admin_port, path))["resources"]
+    return {row["name"] for row in rows if row["state"] != "HELD"} if rows else {"everything"}
 
 
 def _updated(mesh: MeshUnderTest, name: str) -> dict[str, int]:
@@ -72,24 +87,21 @@ def test_the_end_of_a_stream_loses_no_request_and_sends_nothing_twice(start_mesh
     mesh = start_mesh(App("client"), App("orders"))
     _serve_with_short_lives(mesh)
     traffic = mesh.load("client", "http://orders/echo", rps=100, args=("--new-connections",))
-    before, updated = _events(mesh), _updated(mesh, "client")
+    before, updated = _settled(mesh), _updated(mesh, "client")
     configured = mesh.admin("client", "/config_dump?resource=dynamic_active_clusters")
 
     def lives() -> float:
         return _events(mesh).get("streams_expired", 0) - before.get("streams_expired", 0)
 
     mesh.wait("both proxies came back five times", lambda: lives() >= 10, timeout_s=60)
-    mesh.wait_synced()
     report = traffic.finish()
-    after = _events(mesh)
+    after = _settled(mesh)
 
     assert report["failed"] == 0, report
     assert report["ok"] > 300
     assert _updated(mesh, "client") == updated
     assert mesh.admin("client", "/config_dump?resource=dynamic_active_clusters") == configured
-    assert {one["name"] for one in _resources(mesh, "client") if one["state"] != "HELD"} <= {
-        "runtime"
-    }  # absent
+    mesh.wait("it holds everything but what is absent", lambda: _unheld(mesh, "client") <= {"runtime"})
     # One for each stream: that there is no layer `runtime`, which is no resource.
     assert after["acks"] - before["acks"] <= after["streams_opened"] - before["streams_opened"]
     assert after.get("refused", 0) == before.get("refused", 0) == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import jwt
+import netns
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
@@ -23,6 +24,8 @@ from tests.access_reference import Verdict
 from tests.envoy import access_campaign, releases
 from xds.demo.manifests import OUTBOUND_PORT
 from xds.resources import older
+
+NEEDS = (*netns.NEEDS, *releases.NEEDS)
 
 KEPT: Final = releases.kept()
 PAIRS: Final = 500
@@ -199,7 +202,7 @@ def test_keys_that_nobody_serves_are_told(mesh: MeshUnderTest) -> None:
         }
         return "server of keys (JWKS)" in said
 
-    mesh.wait("the control plane knows", is_told, timeout_s=30)
+    mesh.wait("the control plane knows", is_told, timeout_s=60)
 
 
 def test_a_rate_limit_holds(mesh: MeshUnderTest, pods: Pods) -> None:

@@ -9,6 +9,7 @@ import threading
 from typing import Any, Final
 
 import hops
+import netns
 import pytest
 from click.testing import CliRunner
 from hops import Hop
@@ -16,6 +17,8 @@ from rig import STRICT, App, Container, MeshUnderTest, StartMesh
 from transparent import StartPods
 
 from xds.__main__ import main
+
+NEEDS = netns.NEEDS
 
 pytestmark = pytest.mark.envoy
 
@@ -34,7 +37,7 @@ data:
 
 WAY: Final = ["web.shop", "a.shop", "b.shop", "c.shop"]
 
-TOLD_S: Final = 25.0
+TOLD_S: Final = 60.0
 """Sidecars push counters every 5 s and evidence every second."""
 
 WITHOUT_COPY: Final = tuple(name for name in hops.COPIED if name != "baggage")

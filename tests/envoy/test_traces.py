@@ -11,6 +11,8 @@ from rig import STRICT, App, MeshUnderTest, Reply, StartMesh
 from tests.fakes import otlp, zipkin
 from tests.fakes.spans import Span, chain, started
 
+NEEDS = (zipkin.jar,)
+
 CHAIN = tuple(App(name) for name in ("client", "a", "b", "c"))
 HOPS = 3
 

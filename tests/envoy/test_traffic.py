@@ -227,11 +227,11 @@ def test_timeout(shop: Shop) -> None:
     """A slow answer becomes 504 at the timeout; without one nobody cuts it."""
     shop.use(routes(f"- match: [{{uri: {{exact: /echo/cut}}}}]\n  timeout: 200ms\n  route: [{V1}]\n{ELSE}"))
     began = time.monotonic()
-    cut = shop.get("/echo/cut", x_shop_delay="2s")
+    cut = shop.get("/echo/cut", x_shop_delay="20s")
     took_s = time.monotonic() - began
 
     assert cut.status == 504
-    assert took_s < 1.5
+    assert took_s < 10  # half of what the server takes
     assert shop.get(x_shop_delay="400ms").status == 200
 
 
@@ -264,10 +264,10 @@ def test_per_try_timeout(shop: Shop) -> None:
     """A try that is too slow is given up, and the next one may answer."""
     shop.use(routes(f"- retries: {{attempts: 1, perTryTimeout: 200ms, retryOn: 5xx}}\n  route: [{V1}]"))
     began = time.monotonic()
-    found = shop.get(x_shop_delay="5s")
+    found = shop.get(x_shop_delay="20s")
 
     assert found.status in (503, 504)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10  # half of what one try takes
 
 
 def test_fault_abort(shop: Shop) -> None:
@@ -293,14 +293,13 @@ def test_fault_abort_by_percentage(shop: Shop) -> None:
 
 def test_fault_delay(shop: Shop) -> None:
     """A fixed delay is added, and the request still answered."""
-    shop.use(
-        routes(f"- fault: {{delay: {{fixedDelay: 400ms, percentage: {{value: 100}}}}}}\n  route: [{V1}]")
-    )
+    shop.use(routes(f"- fault: {{delay: {{fixedDelay: 1s, percentage: {{value: 100}}}}}}\n  route: [{V1}]"))
     began = time.monotonic()
     found = shop.get()
 
     assert found.status == 200
-    assert time.monotonic() - began >= 0.38  # Envoy counts in milliseconds of its own clock
+    # Envoy counts from when its loop last looked at the clock, before it may have waited for a processor.
+    assert time.monotonic() - began >= 0.8
 
 
 def test_mirror(shop: Shop) -> None:

@@ -11,15 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import netns
 import pytest
 
 from xds.demo import programs
+
+NEEDS = netns.NEEDS
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 BLOCKS: Final = re.findall(
     r"^```sh\n(.*?)^```$", (ROOT / "docs/transparent.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
 )
-DEADLINE_S: Final = 100
+DEADLINE_S: Final = 200
 
 # /run/netns of its own, and a process namespace whose end is everybody's: nothing is left behind.
 PRIVATE: Final = ("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "--")

@@ -28,6 +28,7 @@ from netns import HOST, Addresses, Namespace, Network
 from rig import STRICT, App, MeshUnderTest, Reply
 
 from xds import bootstrap, ca, settings
+from xds.bootstrap import READY_PORT
 from xds.bootstrap.probes import tcp_probes
 from xds.demo import admin, programs
 from xds.demo.manifests import PodSpec
@@ -46,7 +47,7 @@ OUTSIDE: Final = {"proa.dev/inject": "false"}
 PERMISSIVE: Final = STRICT.replace("STRICT", "PERMISSIVE")
 
 _APPLICATION_UID: Final = 1000
-_START_S: Final = 30.0
+_START_S: Final = 60.0
 _CONNECT_S: Final = 10.0
 
 
@@ -255,14 +256,9 @@ class TransparentMesh(MeshUnderTest):
 
     # -- what there is to see --------------------------------------------------------------
 
-    def wait_synced(self) -> None:
-        """Wait until the proxy of every pod that has one is connected and has acknowledged everything."""
-        wanted = {self.pods[name].node_id for name in self.sidecars}
-
-        def is_synced() -> bool:
-            return {proxy.id for proxy in self.mesh.api.proxies() if proxy.acked} >= wanted
-
-        wait_until("every proxy has acknowledged everything", is_synced, timeout_s=_START_S)
+    def _knock(self, name: str) -> bool:
+        with self.inside(name):
+            return admin.is_ready("127.0.0.1", READY_PORT)
 
     def stats(self, name: str, pattern: str) -> dict[str, int]:
         """Return the counters and gauges of a pod's Envoy whose names match a regex (RE2)."""
