@@ -29,7 +29,7 @@ READY_S: Final = 120.0
 """The apiserver is ready after 4 s on an idle machine; beside two Go builds it took 50 s."""
 
 _ANSWER_S: Final = 10.0
-_EXEC_S: Final = 2.0
+_EXEC_S: Final = 10.0
 """Within this a started program has become the one that it was started as, also when its file comes from the disk."""
 
 _AFTER_API: Final = frozenset({"kube-controller-manager", "kube-scheduler"})

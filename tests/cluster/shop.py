@@ -58,7 +58,7 @@ _PROBES: Final[Mapping[str, Mapping[str, object]]] = {
 
 _CALL_S: Final = 60.0
 # What is in flight when the load is told to stop may wait for its own timeout of 10 s.
-_FINAL_S: Final = 20.0
+_FINAL_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

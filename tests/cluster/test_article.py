@@ -11,7 +11,7 @@ from tests.cluster import shop
 from tests.cluster.cluster import Cluster
 from xds.demo.processes import wait_until
 
-LIVE_S = 20.0
+LIVE_S = 60.0
 """Deadline for a change that should take 0.5 s: a busy machine is no failure, a lost push is."""
 
 CALLS = 1000
@@ -97,14 +97,17 @@ def test_the_article_from_label_to_rollback(mesh: Cluster) -> None:
 
 
 def canary_and_fault(mesh: Cluster, namespace: str, web: shop.Client) -> None:
-    """A weight is kept within 3 sigma, a fault aborts every request, and both go with their rule."""
+    """A weight is kept within 5 sigma, a fault aborts every request, and both go with their rule.
+
+    Three sigma are left by chance once in 370 runs.
+    """
     mesh.apply(SUBSETS, namespace)
     mesh.apply(canary(0), namespace)
     live("all to v1", lambda: set(orders(web)) == {"orders-v1"})
     mesh.apply(canary(10), namespace)
     live("some to v2", lambda: "orders-v2" in orders(web, 100))
     share = orders(web, CALLS)["orders-v2"] / CALLS
-    assert abs(share - 0.1) < 3 * math.sqrt(0.1 * 0.9 / CALLS)
+    assert abs(share - 0.1) < 5 * math.sqrt(0.1 * 0.9 / CALLS)
 
     mesh.apply(canary(10, ABORT), namespace)
     live("the fault", lambda: status(web, "http://orders/echo") == 418)

@@ -55,7 +55,16 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     with cluster.namespace("full") as name:
         cluster.apply(SERVER, name)
         cluster.kubectl("rollout", "status", "deployment/echo", "-n", name, timeout_s=120)
+        wait_until("the Service has its endpoint", lambda: _is_served(cluster, name), timeout_s=90)
         yield name
+
+
+def _is_served(cluster: Cluster, namespace: str) -> bool:
+    """Tell whether the apiserver reaches the Pod by its Service: a Pod is Ready before its EndpointSlice is."""
+    try:
+        return call(cluster, namespace, "http://localhost:9000/echo") == {"sidecar": 1}
+    except KubectlError:
+        return False
 
 
 def call(cluster: Cluster, namespace: str, url: str) -> object:
@@ -78,10 +87,10 @@ def test_a_pod_reaches_a_service_by_its_name(cluster: Cluster, namespace: str) -
 def test_both_ip_families_reach_a_service(cluster: Cluster, namespace: str, family: int) -> None:
     """A dual-stack Service has two ClusterIPs, and a pod gets an answer from each."""
     address = cluster.get("service", "echo", "-n", namespace)["spec"]["clusterIPs"][family]
+    url = f"http://[{address}]/echo" if family else f"http://{address}/echo"
 
-    assert call(cluster, namespace, f"http://[{address}]/echo" if family else f"http://{address}/echo") == {
-        "echo": 1
-    }
+    # kube-proxy writes its rules a moment after the EndpointSlice.
+    wait_until(f"{url} answers", lambda: call(cluster, namespace, url) == {"echo": 1}, timeout_s=90)
 
 
 def test_a_pod_reaches_a_server_outside_the_cluster(cluster: Cluster, namespace: str) -> None:

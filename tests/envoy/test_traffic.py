@@ -62,7 +62,6 @@ class Shop:
     def use(self, manifests: str) -> None:
         """Put these manifests in force, and wait until every proxy has them."""
         if manifests != self._now:
-            self._now = manifests
             self.mesh.edit("manifests.yaml", manifests)
             if found := re.search(r"/rules/\d+", manifests):
                 for client in ("client", "plainclient"):
@@ -70,6 +69,7 @@ class Shop:
                     self.mesh.wait(
                         "the rules are used", lambda at=client, url=url: self.mesh.get(at, url).status == 204
                     )
+            self._now = manifests
 
     def get(self, path: str = "/echo", method: str = "GET", **headers: str) -> Reply:
         """Send a request to orders; underscores in header names stand for dashes."""
