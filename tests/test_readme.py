@@ -24,7 +24,7 @@ IN_CLUSTER = [line for block in BLOCKS if "cluster-up" in block for line in bloc
 COMMANDS = [line for block in BLOCKS if "cluster-up" not in block for line in block.splitlines()]
 
 README_LINES_MAX = 150
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 """For one command of the README to succeed; on two busy cores a first Envoy takes seconds."""
 
 

@@ -43,7 +43,7 @@ from xds.demo.processes import wait_until
 from xds.demo.run import live_at
 from xds.state import StateDirectory, system_entropy
 
-_LIVE_S: Final = 20.0
+_LIVE_S: Final = 60.0
 _ROUND_S: Final = 60.0
 _LOOKED_AT: Final = 60
 _ASKED: Final = 12
