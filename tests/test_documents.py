@@ -94,6 +94,13 @@ def test_documents_without_content_are_passed_over() -> None:
         ("? [a]\n: b", "1:3: a key must be a string, not a list or an object"),
         ("x: &x 1\n*x : 2", "2:1: an alias as a key is not taken: write the key out"),
         ("<<: 1", "1:5: '<<' must name an object or a list of objects"),
+        ("a: {{ .Values.a }}", "1:5: is a template ({{ … }}): render it first, as `helm template` does"),
+        (
+            "{{- if .Values.a }}\na: b\n{{- end }}",
+            "1:3: is a template ({{ … }}): render it first, as `helm template` does",
+        ),
+        ("a:\n\tb: c", "2:1: is not YAML: a tab indents this line; use spaces"),
+        ("a: b\tc: d", "1:7: is not YAML: mapping values are not allowed in this context"),
         ("a: [", "2:1: is not YAML: did not find expected node content, while parsing a flow node"),
         ("a: \x01", "1:4: is not YAML: control characters are not allowed"),
         ("ä: \x01", "1:4: is not YAML: control characters are not allowed"),

@@ -194,11 +194,22 @@ class _Builder:
             mark = error.problem_mark or error.context_mark
             place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
             reason = ", ".join(part for part in (error.problem, error.context) if part)
-            raise DocumentError(place, f"is not YAML: {reason}") from None
+            raise self._explained(DocumentError(place, f"is not YAML: {reason}")) from None
         except yaml.YAMLError as error:
             raise DocumentError(
                 self._place_of(error), f"is not YAML: {getattr(error, 'reason', error)}"
             ) from None
+
+    def _explained(self, error: DocumentError) -> DocumentError:
+        """Return the error with what people do to get it: a template that nobody rendered, a tab that indents."""
+        line = self._text.split("\n")[error.place.line - 1 : error.place.line]
+        if any("{{" in text for text in line):
+            return DocumentError(
+                error.place, "is a template ({{ … }}): render it first, as `helm template` does"
+            )
+        if any("\t" in text[: len(text) - len(text.lstrip())] for text in line):
+            return DocumentError(error.place, "is not YAML: a tab indents this line; use spaces")
+        return error
 
     def _place_of(self, error: yaml.YAMLError) -> Place:
         """Return the place of a reader's error, which knows only its offset into the UTF-8 bytes."""
@@ -221,7 +232,7 @@ class _Builder:
                 try:
                     self._take(event)
                 except DocumentError as error:
-                    failed = error
+                    failed = self._explained(error)
         if place is None or (empty and self._root is None):
             return None
         return Document(place, None if failed else self._root, failed)
