@@ -336,6 +336,7 @@ class Policies:
         parts[self.rng.randrange(1, len(parts))] = "{*}"
         if self.rng.random() < 0.5:
             parts[self.rng.randrange(parts.index("{*}"), len(parts)) :] = ["{**}"]
+            parts += path.split("/")[-1:] if self.rng.random() < 0.3 else []
         return "/".join(parts)
 
     def _like(self, values: Sequence[str]) -> Callable[[], str]:

@@ -247,6 +247,7 @@ def test_conditions_of_the_connection() -> None:
         ("/foo/{*}", "/foo/bar", True), ("/foo/{*}", "/foo/bar/baz", False), ("/foo/{*}", "/foo/", False),
         ("/foo/{**}", "/foo/", True), ("/foo/{**}", "/foo/bar/baz", True), ("/{*}/bar/{**}", "/foo/bar/", True),
         ("/foo/{*}", "/foo/a*b=c;d", True), ("/f.o/{*}", "/foo/x", False),
+        ("/a/{**}/z", "/a/b/c/z", True), ("/a/{**}/z", "/a/z", False), ("/{**}/z", "/a/b/zz", False),
     ],
 )  # fmt: skip
 def test_path_templates(template: str, path: str, answer: bool) -> None:  # noqa: FBT001  # pytest's way

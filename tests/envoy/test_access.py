@@ -111,6 +111,14 @@ def test_allow(mesh: MeshUnderTest, rule: str, web: int, admin: int) -> None:
     assert (status(mesh, "web"), status(mesh, "admin")) == (web, admin)
 
 
+def test_a_template_with_a_segment_behind_any_number(mesh: MeshUnderTest) -> None:
+    """``{**}`` may stand in the middle, and is at least one segment there, which may be empty."""
+    put(mesh, policy("{rules: [{to: [{operation: {paths: ['/echo/{**}/last']}}]}]}"))
+    paths = ("/echo/a/last", "/echo/a/b/c/last", "/echo/last", "/echo/a/lasting")
+
+    assert [status(mesh, "web", path=path) for path in paths] == [200, 200, 403, 403]
+
+
 def test_every_field_has_traffic() -> None:
     """No field of a source or an operation and no key of a condition is without a rule here or with tokens."""
     listed = (Path(__file__).resolve().parents[2] / "docs" / "istio_fields.txt").read_text("utf-8")

@@ -94,7 +94,7 @@ class Condition(msgspec.Struct, frozen=True, gc=False):
 
 ONE_SEGMENT: Final = "{*}"
 REST: Final = "{**}"
-"""What a path template may hold: one segment, and everything that is left."""
+"""What a path template may hold: one segment, and any number of them."""
 
 _NAMESPACE: Final = re.compile(r"(?=.)\*?[a-z0-9-]{0,63}\*?")
 _ACCOUNT: Final = re.compile(r"(?:[a-z0-9-]{1,63}/)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
@@ -165,9 +165,9 @@ def _check_path(value: str, path: str) -> str:
 def _check_template(value: str, path: str) -> None:
     segments = value.removeprefix("/").removesuffix("/").split("/")
     for i, segment in enumerate(segments):
-        if segment == REST and i < len(segments) - 1:
+        if segment == REST and {ONE_SEGMENT, REST} & set(segments[i + 1 :]):
             raise ConfigError(
-                path, f"has something behind {{**}}, which takes all that is left: {show(value)}"
+                path, f"has {{*}} or {{**}} behind {{**}}, which must be the last: {show(value)}"
             )
         if segment not in {ONE_SEGMENT, REST} and any(c in segment for c in "{}*"):
             reason = f"may hold {{*}} and {{**}} only as whole segments, and no other *, got {show(value)}"
