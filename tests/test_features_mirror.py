@@ -54,7 +54,7 @@ def test_mirror_without_a_cluster_copies_nothing() -> None:
         ("{mirror: {host: a}, mirrors: [{destination: {host: a}}]}", "x.mirrors: excludes mirror"),
         ("{mirror: {}}", "x.mirror.host: is required"),
         ("{mirror: {host: '*'}}", "x.mirror.host: must be a host name"),
-        ("{mirror: {host: a, subset: V1}}", "x.mirror.subset: must be letters a-z"),
+        ("{mirror: {host: a, subset: v_1}}", "x.mirror.subset: must be letters, digits and -"),
         ("{mirror: {host: a, port: {number: 0}}}", "x.mirror.port.number: must be 1..65535"),
         ("{mirror: {host: a, port: 80}}", "x.mirror.port: must be an object"),
         ("{mirror: {host: a}, mirrorPercent: 101}", "x.mirrorPercent: must be 0..100"),

@@ -110,6 +110,23 @@ def test_redirect_port_that_goes_without_saying(text: str, port: int) -> None:
     assert redirected(f"{{{text}}}").port_redirect == port
 
 
+@pytest.mark.parametrize(
+    ("text", "called", "shown"),
+    [
+        ("scheme: https, derivePort: FROM_REQUEST_PORT", 8080, 8080),
+        ("scheme: https, derivePort: FROM_REQUEST_PORT", 443, 0),
+        ("uri: /a, derivePort: FROM_REQUEST_PORT", 80, 0),
+        ("uri: /a, derivePort: FROM_PROTOCOL_DEFAULT", 8080, 0),
+        ("uri: /a, port: 81", 8080, 81),
+    ],
+)
+def test_redirect_to_the_port_that_was_called(text: str, called: int, shown: int) -> None:
+    """Envoy cannot derive it, but a route belongs to one port; the scheme's own port is never shown."""
+    found = present(redirect.read(reader(f"redirect: {{{text}}}")))
+
+    assert found.on(called).port == shown
+
+
 def test_redirect_keeps_percent_encoding() -> None:
     """A path may be percent-encoded; it is no format string."""
     assert redirected("{uri: /a%20b}").path_redirect == "/a%20b"
@@ -127,10 +144,7 @@ def test_redirect_keeps_percent_encoding() -> None:
         ("{uri: /a, redirectCode: 200}", "x.redirect.redirectCode: must be one of"),
         ("{scheme: ftp}", "x.redirect.scheme: must be one of http, https"),
         ("{uri: /a, port: 1, derivePort: FROM_PROTOCOL_DEFAULT}", "x.redirect.derivePort: excludes port"),
-        (
-            "{uri: /a, derivePort: FROM_REQUEST_PORT}",
-            "x.redirect.derivePort: FROM_REQUEST_PORT is not supported yet",
-        ),
+        ("{uri: /a, derivePort: FROM_A}", "x.redirect.derivePort: must be one of FROM_PROTOCOL_DEFAULT"),
         ("{prefixRewrite: /a}", "x.redirect.prefixRewrite: is not supported yet"),
         ("{uri: /a, port: 65536}", "x.redirect.port: must be 0..65535"),
         ('{uri: "/a\\nb"}', "x.redirect.uri: must hold no spaces"),

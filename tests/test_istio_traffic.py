@@ -156,6 +156,15 @@ def test_rule_without_retries_has_no_retry_feature() -> None:
     assert http(TO_A).features == ()
 
 
+def test_subset_may_have_upper_case() -> None:
+    """Istio takes it, and it is another name than in lower case."""
+    assert [found.name for found in rule("{host: a, subsets: [{name: V1}, {name: v1}]}").subsets] == [
+        "V1",
+        "v1",
+    ]
+    assert http("route: [{destination: {host: a, subset: V1}}]").destinations[0].destination.subset == "V1"
+
+
 def test_mirror_of_a_rule() -> None:
     """Mirrors are kept apart from features until their clusters are known."""
     assert http(f"mirror: {{host: b}}, {TO_A}").mirrors == (Mirror("b"),)
@@ -209,6 +218,47 @@ def test_match_for_another_gateway_is_told() -> None:
     assert said[0].startswith("warning: x.http[0].match[0].gateways: names no gateway of this VirtualService")
 
 
+def test_rule_for_gateways_alone_may_hold_anything() -> None:
+    """In an object for both, what only a gateway does is no error of the sidecars' rules, whose places stay."""
+    only = "match: [{gateways: [edge]}, {gateways: [ns/edge]}], delegate: {name: b}, rate_limit: {}"
+    text = f"{{hosts: [a], gateways: [mesh, edge, ns/edge], http: [{{{only}}}, {{{TO_A}}}]}}"
+    first, second = service(text).http
+
+    assert (first.is_for_sidecars, first.destinations, first.features) == (False, (), ())
+    assert [match.gateways for match in first.matches] == [("edge",), ("ns/edge",)]
+    assert (second.is_for_sidecars, second.path) == (True, "http[1]")
+    assert notes(read_service, text) == []
+
+
+def test_rules_for_connections_beside_http_are_left_out_and_told() -> None:
+    """The rules for requests hold all the same."""
+    text = (
+        f"{{hosts: [a], http: [{{{TO_A}}}], tcp: [{{route: [{{destination: {{host: b}}}}]}}], tls: [{{}}]}}"
+    )
+
+    assert len(service(text).http) == 1
+    assert [note.split(": these")[0] for note in notes(read_service, text)] == [
+        "warning: x.tcp: is not supported yet and was left out",
+        "warning: x.tls: is not supported yet and was left out",
+    ]
+
+
+def test_rules_for_connections_of_gateways_are_no_matter_of_sidecars() -> None:
+    """An egress gateway's own half of a rule is not even a remark."""
+    elsewhere = "match: [{gateways: [edge], sniHosts: [b]}], route: [{destination: {host: b}}]"
+    text = f"{{hosts: [a], gateways: [mesh, edge], http: [{{{TO_A}}}], tls: [{{{elsewhere}}}]}}"
+
+    assert notes(read_service, text) == []
+
+
+def test_service_without_hosts_is_a_delegate_that_nobody_goes_by() -> None:
+    """Istio takes it for a part of others; one that names it is told of its own."""
+    text = f"{{http: [{{{TO_A}, websocketUpgrade: true}}]}}"
+
+    assert (service(text).hosts, service(text).gateways, service(text).http) == ((), (), ())
+    assert notes(read_service, text)[0].startswith("warning: x.hosts: are absent: a delegate")
+
+
 def test_cors_policy_is_left_out_and_told() -> None:
     """A field that Proa has not yet is left out where it cannot widen access or misroute."""
     said = notes(read_service, f"{{hosts: [a], http: [{{corsPolicy: {{allowOrigins: []}}, {TO_A}}}]}}")
@@ -219,8 +269,9 @@ def test_cors_policy_is_left_out_and_told() -> None:
 @pytest.mark.parametrize(
     ("text", "start"),
     [
-        ("{http: [{TO}]}", "x.hosts: must name at least one host"),
-        ("{hosts: [], http: [{TO}]}", "x.hosts: must name at least one host"),
+        ("{}", "x.hosts: must name at least one host"),
+        ("{gateways: [mesh], http: [{TO}]}", "x.hosts: must name at least one host"),
+        ("{hosts: [], gateways: [mesh], http: [{TO}]}", "x.hosts: must name at least one host"),
         ("{hosts: a, http: [{TO}]}", "x.hosts: must be a list"),
         ("{hosts: [a, A], http: [{TO}]}", "x.hosts[1]: is there twice: A"),
         ("{hosts: ['*'], http: [{TO}]}", "x.hosts[0]: must not be * for sidecars"),
@@ -230,8 +281,16 @@ def test_cors_policy_is_left_out_and_told() -> None:
         ("{hosts: [a], exportTo: ['*', b], http: [{TO}]}", "x.exportTo: must hold * or ~ alone"),
         ("{hosts: [a], exportTo: [A], http: [{TO}]}", "x.exportTo[0]: must be letters a-z"),
         ("{hosts: [a]}", "x.http: must have at least one rule"),
-        ("{hosts: [a], tcp: [{}], http: [{TO}]}", "x.tcp: is not supported yet"),
+        ("{hosts: [a], tcp: [{}]}", "x.tcp: is not supported yet, and without it these connections"),
         ("{hosts: [a], tls: [{}]}", "x.tls: is not supported yet"),
+        (
+            "{hosts: [a], gateways: [mesh, e], tcp: [{}], http: [{match: [{gateways: [e]}], TO}]}",
+            "x.tcp: is not supported yet",
+        ),
+        (
+            "{hosts: [a], http: [{TO}], tcp: [{match: [{gateways: ['']}]}]}",
+            "x.tcp[0].match[0].gateways[0]: must be",
+        ),
         ("{hosts: [a], htp: []}", "x.htp: unknown field; did you mean http?"),
         ("{hosts: [a], http: [{}]}", "x.http[0].route: must stand alone, or redirect or directResponse"),
         ("{hosts: [a], http: [{route: []}]}", "x.http[0].route: must stand alone"),
@@ -386,7 +445,7 @@ def test_the_interval_of_a_retry_budget_is_left_out_and_told() -> None:
             "x.trafficPolicy.portLevelSettings[0].portLevelSettings: unknown field",
         ),
         ("{host: a, subsets: [{labels: {a: b}}]}", "x.subsets[0].name: is required"),
-        ("{host: a, subsets: [{name: V1}]}", "x.subsets[0].name: must be letters a-z"),
+        ("{host: a, subsets: [{name: v_1}]}", "x.subsets[0].name: must be letters, digits and -"),
         ("{host: a, subsets: [{name: v1}, {name: v1}]}", "x.subsets[1].name: is there twice: v1"),
         ("{host: a, subsets: [{name: v1, labels: {'a b': c}}]}", "x.subsets[0].labels"),
         ("{host: a, exportTo: ['~', '.']}", "x.exportTo: must hold * or ~ alone"),

@@ -94,6 +94,7 @@ def test_a_wrong_setting_is_refused(value: object, error: str) -> None:
         ("request.method", "%REQ(:METHOD)%"),
         ("request.headers['x-team']", "%REQ(x-team)%"),
         ("response.code", "%RESPONSE_CODE%"),
+        ("string(response.code)", "%RESPONSE_CODE%"),
     ],
 )
 def test_an_expression_becomes_a_format(expression: str, value: str) -> None:
@@ -109,6 +110,9 @@ def test_an_expression_becomes_a_format(expression: str, value: str) -> None:
         "'%REQ(x)%'",
         "request.headers['x)%%']",
         "'a' + 'b'",
+        "string(response.code",
+        "response.code)",
+        "string('a')",
         "filter_state.upstream_peer.app",
         "'\n'",
     ],

@@ -223,11 +223,11 @@ class Reader:
         if self.has(name):
             self.warn(name, f"is not supported yet and was left out: {effect}")
 
-    def refuse(self, name: str, effect: str) -> None:
+    def refuse(self, name: str, effect: str, *, mend: str = "remove it") -> None:
         """Refuse a field that Istio has and Proa has not yet, where leaving it out could misroute or widen."""
         self._asked.add(name)
         if self.has(name):
-            raise self.fail(name, f"is not supported yet, and without it {effect}; remove it")
+            raise self.fail(name, f"is not supported yet, and without it {effect}; {mend}")
 
     def done(self) -> None:
         """Raise for the first field that nobody asked for, with the nearest known name."""

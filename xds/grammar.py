@@ -21,7 +21,10 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 """A field name of RFC 9110 section 5.6.2."""
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-"""A DNS label of RFC 1123, the form of Kubernetes' namespaces and of Istio's subset names."""
+"""A DNS label of RFC 1123, the form of Kubernetes' namespaces."""
+
+_SUBSET: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?")
+"""The form of Istio's subset names (pkg/config/labels)."""
 
 _DNS_LABEL: Final = r"[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?"
 _HOST: Final = re.compile(rf"(\*\.)?({_DNS_LABEL}\.)*{_DNS_LABEL}\.?")
@@ -265,9 +268,16 @@ def undotted(authority: str) -> str:
 
 
 def check_label(path: str, name: str) -> str:
-    """Return a DNS label: a namespace, or the name of a subset."""
+    """Return a DNS label, such as a namespace."""
     if not _NAME.fullmatch(name):
         raise ConfigError(path, f"must be letters a-z, digits and -, at most 63 characters, got {show(name)}")
+    return name
+
+
+def check_subset(path: str, name: str) -> str:
+    """Return the name of a subset, in which upper case is another name."""
+    if not _SUBSET.fullmatch(name):
+        raise ConfigError(path, f"must be letters, digits and -, at most 63 characters, got {show(name)}")
     return name
 
 

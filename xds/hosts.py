@@ -92,10 +92,14 @@ def age(found: Aged) -> tuple[str, str, str]:
 
 
 def route_hosts(found: object) -> tuple[str, ...]:
-    """Return the qualified hosts of a VirtualService that applies to sidecars, else nothing."""
+    """Return the qualified hosts of a VirtualService that applies to sidecars, else nothing.
+
+    ``name.ns`` beside that Service's full host is another word for it, as controllers list all forms of a name.
+    """
     if not isinstance(found, VirtualService) or "mesh" not in found.gateways:
         return ()
-    return tuple(dict.fromkeys(qualify(host, found.meta.namespace) for host in found.hosts))
+    hosts = dict.fromkeys(qualify(host, found.meta.namespace) for host in found.hosts)
+    return tuple(host for host in hosts if f"{host}.{MESH_DOMAIN}" not in hosts)
 
 
 def source_label_keys(found: VirtualService | None) -> list[str]:

@@ -39,6 +39,8 @@ spec:
           tagOverrides:
             team: {value: "request.headers['x-team']"}
             method: {value: request.method}
+            port: {value: string(destination.port)}
+            path: {value: request.url_path}
             grpc_response_status: {operation: REMOVE}
 """
 )
@@ -107,14 +109,18 @@ def test_every_target_is_still_read(prometheus: Prometheus) -> None:
 
 
 def test_overrides_are_in_force(mesh: MeshUnderTest, prometheus: Prometheus) -> None:
-    """A label more on both sides, one less, and a metric off where the server counts."""
+    """Labels more on both sides, one less, one that no Envoy can write, and a metric off where the server counts."""
     durations = {
         labels["reporter"] for labels, _ in prometheus.ask("istio_request_duration_milliseconds_count")
     }
     counted = prometheus.ask('istio_requests_total{method="PUT"}')
 
     assert durations == {"source"}
-    assert {labels["reporter"] for labels, _ in counted} == {"source", "destination"}
+    assert {labels["reporter"]: labels["port"] for labels, _ in counted} == {
+        "source": "15001",
+        "destination": "8080",
+    }
+    assert [labels for labels, _ in counted if "path" in labels] == []
     assert "grpc_response_status" not in mesh.admin("orders", "/stats/prometheus?filter=^istio.requests")
 
 

@@ -196,6 +196,33 @@ def test_redirect(shop: Shop) -> None:
     assert found.headers["location"] == "http://other.example/new"
 
 
+def test_redirect_to_the_port_that_was_called(shop: Shop) -> None:
+    """Another scheme with FROM_REQUEST_PORT keeps the port, where the default is the scheme's own."""
+    shop.use(routes("- redirect: {scheme: https, derivePort: FROM_REQUEST_PORT}"))
+
+    assert shop.get("/old").headers["location"] == "https://orders:80/old"
+
+
+def test_a_service_by_every_form_of_its_name(shop: Shop) -> None:
+    """A VirtualService that lists them all, as controllers write it, holds for all of them."""
+    forms = ("orders.shop", "orders.shop.svc", "orders.shop.svc.cluster.local")
+    shop.use(routes("- directResponse: {status: 418}", host=", ".join(forms)))
+
+    assert [shop.mesh.get("client", f"http://{host}/echo").status for host in ("orders", *forms)] == [418] * 4
+
+
+def test_what_is_for_gateways_or_connections_costs_no_rule_for_requests(shop: Shop) -> None:
+    """A rule of a gateway that Proa could not read, and rules for TCP and TLS, beside one that sidecars go by."""
+    found = routes("- match: [{gateways: [edge]}]\n  delegate: {name: far}\n- directResponse: {status: 418}")
+    found = found.replace("  http:\n", "  gateways: [mesh, edge]\n  http:\n")
+    shop.use(
+        f"{found}  tcp: [{{route: [{{destination: {{host: orders}}}}]}}]\n"
+        "  tls: [{match: [{gateways: [edge], sniHosts: [a]}], route: [{destination: {host: far.example}}]}]\n"
+    )
+
+    assert shop.get().status == 418
+
+
 def test_direct_response(shop: Shop) -> None:
     """The sidecar answers by itself."""
     shop.use(routes("- directResponse: {status: 503, body: {string: closed}}"))

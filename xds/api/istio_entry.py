@@ -125,7 +125,8 @@ class ServiceEntry:
 
 def read_service_entry(spec: Reader, meta: Meta) -> ServiceEntry:
     """Return a ServiceEntry; raise ConfigError for the first field that is wrong."""
-    spec.refuse("workloadSelector", "the host would have no endpoints; make it a Service, or name endpoints")
+    mend = "make it a Service, or name endpoints"
+    spec.refuse("workloadSelector", "the host would have no endpoints", mend=mend)
     hosts = tuple(dict.fromkeys(_hosts(spec)))
     resolution = spec.choice("resolution", Resolution, Resolution.NONE)
     addresses, ranges = _addresses(spec, resolution)

@@ -153,7 +153,10 @@ def _keys(reader: Reader) -> tuple[str, JwksUri | None]:
     old = reader.text("jwks_uri", "") if reader.has("jwks_uri") else ""
     uri = uri or old
     if bool(jwks) == bool(uri):
-        reason = "exactly one of jwks and jwksUri is needed: Proa does not ask an issuer where its keys are"
+        reason = (
+            "exactly one of jwks and jwksUri is needed: Proa does not ask an issuer where its keys are; "
+            "an OpenID issuer says it at /.well-known/openid-configuration"
+        )
         raise reader.fail("jwksUri", reason)
     if jwks:
         _check_keys(jwks, reader.at("jwks"))

@@ -54,7 +54,7 @@ SUPPORT: Final = (
     (
         "metrics[].overrides[].tagOverrides",
         "access_loggers.stats",
-        "UPSERT and REMOVE; a text, a header or an attribute that Envoy has a command operator for",
+        "UPSERT and REMOVE; a text, a header or an attribute that Envoy has a operator for; others are left out",
     ),
 )
 """Field, where it ends in Envoy, remark: the rows of docs/features.md."""
@@ -282,7 +282,8 @@ def _logging(reader: Reader) -> LoggingRule:
 
 def _metrics(reader: Reader) -> MetricsRule:
     reader.leave("reportingInterval", "metrics of TCP connections are written when these open and end")
-    return MetricsRule(_providers(reader), _rules(reader, "overrides", _override))
+    found = _rules(reader, "overrides", _override)
+    return MetricsRule(_providers(reader), tuple(override for override in found if override.metrics))
 
 
 def _override(reader: Reader) -> Override:
@@ -291,9 +292,17 @@ def _override(reader: Reader) -> Override:
 
 
 def _matched(reader: Reader | None) -> tuple[tuple[Metric, ...], Mode]:
+    """Return the metrics that an override is for, none for one that Proa does not write."""
     if reader is None:
         return tuple(Metric), Mode.BOTH
-    reader.refuse("customMetric", "every metric would be changed")
+    if reader.has("customMetric"):
+        if reader.has("metric"):
+            raise reader.fail("customMetric", "excludes metric; keep one of them")
+        reader.leave("customMetric", "the override is about a metric that no sidecar writes")
+        reader.choice("mode", Mode, Mode.BOTH)
+        reader.done()
+        return (), Mode.BOTH
+    reader.raw("customMetric")
     mode, name = reader.choice("mode", Mode, Mode.BOTH), reader.text("metric", _ALL_METRICS)
     metrics = tuple(Metric) if name == _ALL_METRICS else (reader.choice("metric", Metric),)
     reader.done()
@@ -317,6 +326,11 @@ def _tag_overrides(reader: Reader) -> tuple[tuple[str, str | None], ...]:
         if operation is _Operation.REMOVE and value:
             raise tag.fail("value", "must not be set with REMOVE")
         tag.done()
-        removed = operation is _Operation.REMOVE
-        out.append((name, None if removed else read_label_value(value, tag.at("value"))))
+        if operation is _Operation.REMOVE:
+            out.append((name, None))
+            continue
+        try:
+            out.append((name, read_label_value(value, tag.at("value"))))
+        except ConfigError as error:
+            tag.warn("value", f"is not supported yet, and the label was left out: {error.reason}")
     return tuple(out)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from xds.api.core import Labels, Meta
 from xds.api.export import read_export_to
+from xds.api.gateways import MESH, leave_connections, read_elsewhere, read_gateways, warn_unbound
 from xds.api.meta import read_labels
 from xds.features import (
     ClusterFeature,
@@ -30,7 +31,7 @@ from xds.features import (
     timeout,
     tls,
 )
-from xds.grammar import check_host, check_label
+from xds.grammar import check_host, check_label, check_subset
 
 if TYPE_CHECKING:
     from xds.features.direct_response import DirectResponse
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from xds.features.redirect import Redirect
     from xds.features.tls import ClientTlsSettings
     from xds.fields import Reader
-
-MESH: Final = "mesh"
-"""The gateway name that stands for all sidecars, and the default (Istio's reserved word)."""
 
 MAX_WEIGHT: Final = 2**31 - 1
 """Weights are int32 in Istio's API; Envoy adds them up in a uint32, so their sum is checked as well."""
@@ -83,7 +81,8 @@ class HttpMatch:
 class HttpRule:
     """One HTTP rule: any match takes it; it either forwards to destinations or acts itself.
 
-    ``name`` is empty where the user gave none; ``path`` is its place, such as ``http[0]``.
+    ``name`` is empty where the user gave none; ``path`` is its place, such as ``http[0]``. One that is for gateways
+    alone has its matches and nothing else.
     """
 
     name: str
@@ -94,12 +93,17 @@ class HttpRule:
     features: tuple[RouteFeature, ...]
     mirrors: tuple[Mirror, ...]
 
+    @property
+    def is_for_sidecars(self) -> bool:
+        """Tell whether sidecars go by it: it forwards somewhere, or answers."""
+        return bool(self.destinations or self.action)
+
 
 @dataclass(frozen=True, slots=True)
 class VirtualService:
     """How requests to some hosts are routed; the first rule that matches decides.
 
-    One that is bound to gateways only has no rules here: sidecars have no use for them.
+    One that is bound to gateways only, or without hosts, has no rules here: sidecars have no use for them.
     """
 
     meta: Meta
@@ -143,19 +147,17 @@ class DestinationRule:
 
 def read_virtual_service(spec: Reader, meta: Meta) -> VirtualService:
     """Return a VirtualService; raise ConfigError for the first field that is wrong."""
-    gateways = _read_gateways(spec) or (MESH,)
+    bound = read_gateways(spec)
+    gateways = bound or (MESH,)
+    if not bound and not spec.texts("hosts") and spec.has("http"):
+        return _skip_delegate(spec, meta)
     hosts = _read_hosts(spec, is_mesh=MESH in gateways)
     export_to = read_export_to(spec)
     if MESH not in gateways:
         spec.info("gateways", "are gateways only, which Proa does not run; sidecars skip this VirtualService")
-        for name in ("http", "tcp", "tls"):
-            spec.raw(name)
-        spec.done()
-        return VirtualService(meta, hosts, gateways, (), export_to)
-    for name in ("tcp", "tls"):
-        if spec.objects(name):
-            spec.refuse(name, "these connections would go where the Service points instead")
+        return _skip(spec, VirtualService(meta, hosts, gateways, (), export_to))
     rules = tuple(_read_rule(rule, f"http[{i}]", gateways) for i, rule in enumerate(spec.objects("http")))
+    leave_connections(spec, gateways, has_requests=any(rule.is_for_sidecars for rule in rules))
     spec.done()
     if not rules:
         raise spec.fail("http", "must have at least one rule")
@@ -163,15 +165,20 @@ def read_virtual_service(spec: Reader, meta: Meta) -> VirtualService:
     return VirtualService(meta, hosts, gateways, rules, export_to)
 
 
-def _read_gateways(reader: Reader) -> tuple[str, ...]:
-    gateways = reader.texts("gateways")
-    for i, gateway in enumerate(gateways):
-        namespace, _, name = gateway.rpartition("/")
-        path = f"{reader.at('gateways')}[{i}]"
-        check_host(path, name)
-        if namespace:
-            check_label(path, namespace)
-    return gateways
+def _skip_delegate(spec: Reader, meta: Meta) -> VirtualService:
+    """Return what nobody goes by: Istio takes a VirtualService without hosts for a part of others."""
+    reason = (
+        "are absent: a delegate, whose rules Proa does not put into other VirtualServices; nobody goes by it"
+    )
+    spec.warn("hosts", reason)
+    return _skip(spec, VirtualService(meta, (), (), (), read_export_to(spec)))
+
+
+def _skip(spec: Reader, found: VirtualService) -> VirtualService:
+    for name in ("http", "tcp", "tls"):
+        spec.raw(name)
+    spec.done()
+    return found
 
 
 def _read_hosts(spec: Reader, *, is_mesh: bool) -> tuple[str, ...]:
@@ -201,9 +208,13 @@ def _refuse_equal_names(spec: Reader, rules: tuple[HttpRule, ...]) -> None:
 
 
 def _read_rule(reader: Reader, path: str, gateways: tuple[str, ...]) -> HttpRule:
+    name = reader.text("name", "")
+    elsewhere = read_elsewhere(reader, gateways)
+    if elsewhere:
+        bound = tuple(HttpMatch(match=None, gateways=names) for names in elsewhere)
+        return HttpRule(name, path, bound, (), None, (), ())
     reader.refuse("delegate", "these requests would get the next rule's answer")
     reader.leave("corsPolicy", "cross-origin requests are answered by the application")
-    name = reader.text("name", "")
     matches = tuple(_read_match(m, gateways) for m in reader.objects("match"))
     destinations = _read_destinations(reader)
     action = _read_action(reader, is_forward=bool(destinations))
@@ -247,7 +258,7 @@ def _refuse_two_authorities(reader: Reader, ops: HeaderOps | None, written: rewr
 
 
 def _read_match(reader: Reader, gateways: tuple[str, ...]) -> HttpMatch:
-    bound = _read_gateways(reader)
+    bound = read_gateways(reader)
     source_namespace = reader.text("sourceNamespace", "")
     if source_namespace:
         check_label(reader.at("sourceNamespace"), source_namespace)
@@ -261,8 +272,7 @@ def _read_match(reader: Reader, gateways: tuple[str, ...]) -> HttpMatch:
     reader.raw("name")  # a label for logs; the rule's name serves
     reader.leave("statPrefix", "the route has no statistics of its own")
     reader.done()
-    if bound and not set(bound) & set(gateways):
-        reader.warn("gateways", "names no gateway of this VirtualService, so this match never holds")
+    warn_unbound(reader, bound, gateways)
     return found
 
 
@@ -305,7 +315,7 @@ def _read_destination(reader: Reader) -> Destination:
     host = check_host(reader.at("host"), reader.text("host"))
     subset = reader.text("subset", "")
     if subset:
-        check_label(reader.at("subset"), subset)
+        check_subset(reader.at("subset"), subset)
     port = reader.object("port")
     reader.done()
     return Destination(host, subset, 0 if port is None else _read_port(port))
@@ -338,7 +348,7 @@ def read_destination_rule(spec: Reader, meta: Meta) -> DestinationRule:
 def _read_subsets(spec: Reader) -> tuple[Subset, ...]:
     out: dict[str, Subset] = {}
     for reader in spec.objects("subsets"):
-        name = check_label(reader.at("name"), reader.text("name"))
+        name = check_subset(reader.at("name"), reader.text("name"))
         if name in out:
             raise reader.fail("name", f"is there twice: {name}")
         out[name] = Subset(name, read_labels(reader, "labels"), _read_policy(reader))

@@ -81,6 +81,7 @@ _ATTRIBUTES: Final = {
 """Attributes of an override's expression, and the command operator that says the same."""
 
 _HEADER: Final = re.compile(r"request\.headers\[(['\"])([A-Za-z0-9-]{1,64})\1\]")
+_TEXT_OF: Final = re.compile(r"string\(([a-z_.]+)\)")
 _LITERAL: Final = re.compile(r"(['\"])([A-Za-z0-9 ._:/@-]{0,128})\1")
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
 """Prometheus' label names."""
@@ -124,14 +125,18 @@ def read_metering(reader: Reader) -> Metering:
 
 
 def read_label_value(text: str, path: str) -> str:
-    """Return Envoy's format for the expression of an override; raises ConfigError for one that it has no word for."""
+    """Return Envoy's format for the expression of an override; raises ConfigError for one that it has no word for.
+
+    Every label is a text, so that CEL's ``string(…)`` around an attribute says nothing more.
+    """
     literal = _LITERAL.fullmatch(text)
     if literal:
         return literal[2] or "-"
     header = _HEADER.fullmatch(text)
     if header:
         return f"%REQ({header[2]})%"
-    found = _ATTRIBUTES.get(text)
+    wrapped = _TEXT_OF.fullmatch(text)
+    found = _ATTRIBUTES.get(wrapped[1] if wrapped else text)
     if found is None:
         known = ", ".join(sorted(_ATTRIBUTES))
         raise ConfigError(

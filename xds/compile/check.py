@@ -15,7 +15,7 @@ from xds.compile.hosts import Client, locate, ports_seen, shape_seen
 from xds.compile.lens import Lens
 from xds.compile.providers import check_providers
 from xds.fields import Problem, Severity
-from xds.hosts import Name, host_of, qualify, service_of
+from xds.hosts import Name, host_of, qualify, route_hosts, service_of
 
 
 def check(lens: Lens, name: Name) -> tuple[Problem, ...]:
@@ -45,9 +45,12 @@ def _trust_domain(settings: MeshSettings, wanted: str) -> tuple[Problem, ...]:
 
 
 def _hosts(lens: Lens, found: VirtualService) -> Iterator[Problem]:
+    meant = route_hosts(found)
     for index, written in enumerate(found.hosts):
         path = f"spec.hosts[{index}]"
         host = qualify(written, found.meta.namespace)
+        if host not in meant:
+            continue  # another word for one that is
         rivals = [r for r in lens.claims(host) if r.meta.namespace == found.meta.namespace]
         if rivals and rivals[0].meta.name != found.meta.name:
             first = rivals[0].meta
@@ -86,7 +89,7 @@ def _destination(
         yield _problem(found, f"{path}.host", f"no Service {located.host} is known{hint}")
         return
     if located.port not in ports:
-        known = ", ".join(map(str, ports))
+        known = ", ".join(map(str, ports)) or "none"
         reason = f"{_owner(lens, located.host)} has no port {located.port}; it has {known}"
         yield _problem(found, f"{path}.port.number", reason)
         return

@@ -19,6 +19,7 @@ from xds.compile.faults import faulted
 from xds.compile.lens import Lens
 from xds.compile.providers import is_called
 from xds.features import ClusterFeature, RouteFeature, load_balancer, retry
+from xds.features.redirect import Redirect
 from xds.hosts import Name, age, entry_hosts, host_of, qualify, service_of, visible
 from xds.indexes.visibility import imports
 from xds.resources import names
@@ -187,7 +188,8 @@ def _rule_route(  # noqa: PLR0913, PLR0917 -- a route depends on all six
     http = rule.http[index]
     name = names.rule_route(rule.meta.namespace, rule.meta.name, http.name or str(index))
     if http.action is not None:
-        return ir.Route(name, match.match, http.action, http.features)
+        action = http.action.on(port.port) if isinstance(http.action, Redirect) else http.action
+        return ir.Route(name, match.match, action, http.features)
     namespace = rule.meta.namespace
     targets = [locate(lens, weighted.destination, namespace, port.port) for weighted in http.destinations]
     forward = ir.Forward(

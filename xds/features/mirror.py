@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from xds.grammar import check_host, check_label, read_percent
+from xds.grammar import check_host, check_subset, read_percent
 from xds.pb.envoy.type.v3 import percent_pb2
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _read_destination(reader: Reader, percent: float) -> Mirror:
     host = check_host(reader.at("host"), reader.text("host"))
     subset = reader.text("subset", "")
     if subset:
-        check_label(reader.at("subset"), subset)
+        check_subset(reader.at("subset"), subset)
     port = reader.object("port")
     reader.done()
     if port is None:

@@ -6,7 +6,7 @@ It owns Istio's HTTPRedirect; it must never forward a request.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from xds.grammar import check_plain
@@ -25,7 +25,7 @@ SUPPORT: Final = (
         "redirect.port_redirect",
         "1..65535; 80 for http and 443 for https are left out",
     ),
-    ("http[].redirect.derivePort", "", "FROM_PROTOCOL_DEFAULT only"),
+    ("http[].redirect.derivePort", "redirect.port_redirect", "FROM_REQUEST_PORT: the port that was called"),
     ("http[].redirect.prefixRewrite", "", "refused: not supported yet"),
     ("http[].redirect.redirectCode", "redirect.response_code", "301 (default), 302, 303, 307, 308"),
 )
@@ -56,13 +56,23 @@ class DerivePort(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Where to go and with which status; empty texts and port 0 keep what the request has."""
+    """Where to go and with which status; empty texts and port 0 keep what the request has.
+
+    With ``is_port_kept`` the port is the one that was called, which `on` fills in.
+    """
 
     uri: str = ""
     authority: str = ""
     scheme: str = ""
     port: int = 0
     code: int = 301
+    is_port_kept: bool = False
+
+    def on(self, port: int) -> Redirect:
+        """Return the redirect as requests to one port get it."""
+        return (
+            replace(self, port=_shown(port, self.scheme), is_port_kept=False) if self.is_port_kept else self
+        )
 
     def patch_route(self, route: route_components_pb2.Route) -> None:
         """Make the redirect the route's action."""
@@ -89,6 +99,7 @@ def read(parent: Reader) -> Redirect | None:
         scheme=reader.choice("scheme", Scheme).value if reader.has("scheme") else reader.text("scheme", ""),
         port=_port(reader),
         code=_code(reader),
+        is_port_kept=_is_port_kept(reader),
     )
     reader.done()
     if not any(map(reader.raw, ("uri", "authority", "scheme", "port"))):
@@ -98,18 +109,19 @@ def read(parent: Reader) -> Redirect | None:
 
 def _port(reader: Reader) -> int:
     port = reader.integer("port", 0, low=0, high=65_535)
-    if reader.has("derivePort"):
-        if reader.choice("derivePort", DerivePort) is DerivePort.FROM_REQUEST_PORT:
-            raise reader.fail(
-                "derivePort",
-                "FROM_REQUEST_PORT is not supported yet, and the default is another port; set port",
-            )
-        if port:
-            raise reader.fail("derivePort", "excludes port; keep one of them")
-    reader.raw("derivePort")
-    # A client that is sent to https://host:443 would show the port, and cookies and links go by it.
-    is_default = (port, reader.raw("scheme") or "http") in ((80, "http"), (443, "https"))
-    return 0 if is_default else port
+    return _shown(port, reader.text("scheme", ""))
+
+
+def _is_port_kept(reader: Reader) -> bool:
+    derived = reader.choice("derivePort", DerivePort, DerivePort.FROM_PROTOCOL_DEFAULT)
+    if reader.has("derivePort") and reader.raw("port"):
+        raise reader.fail("derivePort", "excludes port; keep one of them")
+    return derived is DerivePort.FROM_REQUEST_PORT
+
+
+def _shown(port: int, scheme: str) -> int:
+    """Return the port to show, 0 for the scheme's own: with https://host:443 cookies and links would go by it."""
+    return 0 if (port, scheme or "http") in ((80, "http"), (443, "https")) else port
 
 
 def _code(reader: Reader) -> int:
