@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.fakes.manifests import objects, pod, service, split
+from tests.fakes.manifests import objects, pod, rule, service, split
 from tests.fakes.talk import allow_all
 from xds.api.core import Key
 from xds.control import ControlPlane
@@ -29,9 +31,8 @@ def connect(made: ControlPlane, caller: Identity | None = CALLER, id: str = "1")
     """Return an open stream of a caller that has asked for nothing yet."""
     session = Session(id, made.snapshot, variant=Variant.DELTA, rule_of=allow_all)
     session.receive(DeltaDiscoveryRequest(type_url=ResourceType.CLUSTER.url).SerializeToString(), 0.0)
-    view = made.connect(caller, session)
-    made.registry.connect(session)
-    session.attach(view, 0.0)
+    session.attach(made.connect(caller, session), 0.0)
+    made.registry.connect(session)  # with the wildcard that it has by now
     return session
 
 
@@ -131,6 +132,22 @@ def test_class_made_for_labels_ends_with_its_last_stream() -> None:
     assert gone is None
     assert after == units + 1  # the Pod's own, which ends with the Pod
     assert made.snapshot.resolve(again.view, ResourceType.ROUTES, "outbound") is not None
+
+
+def test_subset_that_only_an_ended_stream_used_is_taken_from_the_others_at_once() -> None:
+    """Who is still there hears of it with the end of that stream, not with the next change of the mesh."""
+    labelled = split("orders", v1=100).replace("http: [{", "http: [{match: [{sourceLabels: {version: v2}}], ")
+    made = plane(
+        service("orders"), WEB, pod("web-2", "web", "10.0.0.2", version="v2"), rule("orders", "v1"), labelled
+    )
+    user = connect(made, replace(CALLER, pod="web-2"), id="2")
+    other = connect(made)
+    made.apply([(Key("DestinationRule", "shop", "orders"), None)], at=1.0, now=1.0)
+    other.poll(1.0)
+    made.registry.disconnect(user)
+
+    assert made.close(user, 2.0) == {other}
+    assert not other.idle
 
 
 def test_class_of_a_namespace_outlives_its_streams() -> None:

@@ -383,3 +383,34 @@ def test_last_stream_leaves_nothing_behind() -> None:
     assert made.registry.watched == 0
     assert made.plan.units == before + 1  # the Pod's own inbound side, which ends with the Pod
     assert made.snapshot.get("demand/shop", CDS, VIP) is None
+
+
+def test_names_end_with_the_last_proxy_of_a_workload_that_asked() -> None:
+    """A workload that lives long dials Pods that come and go: what they meant does not pile up behind it."""
+    made = plane(*WORLD)
+    stays = Proxy(made, id="stays")
+    stays.settle(stays.open(VIP))
+    before = made.plan.units
+    for turn in range(3):
+        passing = Proxy(made, id=str(turn))
+        passing.settle(passing.open(VIP, f"o|10.0.7.{turn}:8080"))
+        passing.close()
+
+    assert made.plan.units == before
+    assert made.snapshot.get("demand/shop", CDS, VIP) is not None
+
+
+def test_rules_leave_the_table_with_the_last_proxy_that_needs_them() -> None:
+    """The proxies of the workload that are still there are told, and keep the rules of what they dialled themselves."""
+    made = plane(*WORLD, WHOLE)
+    stays = Proxy(made, id="stays")
+    stays.settle([*stays.open(NOBODY), *stays.ask(RDS, "outbound")])
+    passing = Proxy(made, id="passing")
+    passing.settle([*passing.open(VIP), *passing.ask(RDS, "outbound")])
+    stays.settle(stays.hear())
+    made.registry.disconnect(passing.session)
+    woken = made.close(passing.session, 0.0)
+    (table,) = said(stays.hear(), RDS).values()
+
+    assert woken == {stays.session}
+    assert b"10.96.0.1:80" not in table

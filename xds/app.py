@@ -283,7 +283,7 @@ class App:
             rule_of=lambda caller, kind: rule_of(caller, kind.url),
             connect=self.plane.connect,
             on_secret=self._on_secret,
-            on_close=lambda session: self.plane.close(session, time.time()),
+            on_close=lambda session: self.server.wake(self.plane.close(session, time.time())),
             on_names=self._on_names,
             on_metrics=self.intake.on_metrics,
             on_logs=self.intake.on_logs,

@@ -31,6 +31,7 @@ from xds.snapshot import ResourceType, Snapshot, View
 from xds.sources.store import Store
 from xds.stream import Session
 from xds.subscription import WILDCARD, Variant
+from xds.tables import Unit
 from xds.traffic.graph import Workload
 from xds.traffic.telemetry import Telemetry
 from xds.trust import Fleet, Trust
@@ -203,11 +204,10 @@ class ControlPlane:
         """Forget what has not been used for long."""
         self.demand.forget(now)
 
-    def close(self, session: Session, now: float = 0.0) -> None:
-        """Forget a stream and what only it saw."""
-        namespace, released = self.demand.leave(session.id, now)
-        self.plan.release(namespace, released)
-        self._leave(session.view, 0.0)
+    def close(self, session: Session, now: float = 0.0) -> AbstractSet[Session]:
+        """Forget a stream and what only it saw or held; return the sessions that have something to write."""
+        woken = self._tell(self.plan.release(self._unheld(session, now)), now, ())
+        woken |= self._leave(session.view, now)
         caller = self._callers.pop(session.id, None)
         if caller is not None:
             sessions = self._sessions[caller.namespace, caller.pod]
@@ -218,6 +218,7 @@ class ControlPlane:
             self.snapshot.drop_layer(self.trust.issuer.close(session.id))
         else:
             self.snapshot.drop_layer(layer_of(session.id))
+        return woken
 
     def fleet(self) -> Fleet:
         """Return what the connected proxies have said, for the barriers of a rotation."""
@@ -260,6 +261,12 @@ class ControlPlane:
         if watch is not None:
             self.registry.watch(session, watch)
         return watch is not None
+
+    def _unheld(self, session: Session, now: float) -> list[Unit]:
+        """End a stream's demand; return the units of what it was the last to hold."""
+        layer, left = next(filter(is_caller, session.view), ""), self.demand.leave(session.id, now)
+        rules: list[Unit] = [("rules", layer, name) for name in left.of_workload]
+        return rules + [("demand", left.namespace, name) for name in left.of_namespace]
 
     def _enter(self, view: View) -> None:
         self._classes.update(layer for layer in view if is_counted(layer))

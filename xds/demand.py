@@ -4,7 +4,7 @@ It owns that memory of one replica and its bounds; it must never decide what a n
 
     join(stream, workload) → what the workload is known to use
     use(stream, names)     → counts names that a stream holds
-    leave(stream, now)     → the names that nobody of the namespace holds any more
+    leave(stream, now)     → the names that nobody of the workload, or of the namespace, holds any more
     forget(now)            drops workloads that have had no stream for a while
 """
 
@@ -13,8 +13,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from xds import settings
+
+T = TypeVar("T")
 
 Workload = tuple[str, str]
 """(namespace, workload)."""
@@ -29,6 +32,15 @@ class _Used:
     idle_since: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a stream was the last to hold: of its workload, and of its namespace."""
+
+    namespace: str = ""
+    of_workload: tuple[str, ...] = ()
+    of_namespace: tuple[str, ...] = ()
+
+
 class Demand:
     """The destinations of all workloads of which this replica serves, or has served, a proxy."""
 
@@ -39,7 +51,8 @@ class Demand:
         self._memory_s = memory_s
         self._used: dict[Workload, _Used] = {}
         self._streams: dict[str, tuple[Workload, set[str]]] = {}
-        self._holders: Counter[tuple[str, str]] = Counter()
+        self._in_workloads: Counter[tuple[Workload, str]] = Counter()
+        self._in_namespaces: Counter[tuple[str, str]] = Counter()
 
     def join(self, stream: str, workload: Workload) -> tuple[str, ...]:
         """Begin a stream; return what its workload is known to use."""
@@ -56,29 +69,26 @@ class Demand:
         used = self._used[workload].names
         new = [name for name in dict.fromkeys(names) if name not in held]
         held.update(new)
-        self._holders.update((workload[0], name) for name in new)
+        self._in_workloads.update((workload, name) for name in new)
+        self._in_namespaces.update((workload[0], name) for name in new)
         for name in new:
             if len(used) < self._names_max:
                 used[name] = None
         return new
 
-    def leave(self, stream: str, now: float) -> tuple[str, list[str]]:
-        """End a stream; return its namespace and the names that no stream of the namespace holds any more."""
+    def leave(self, stream: str, now: float) -> Left:
+        """End a stream; return what it was the last to hold."""
         workload, held = self._streams.pop(stream, (("", ""), set[str]()))
         used = self._used.get(workload)
         if used is None:
-            return "", []
+            return Left()
         used.streams -= 1
         if not used.streams:
             used.idle_since = now
-        released: list[str] = []
-        for name in held:
-            key = (workload[0], name)
-            self._holders[key] -= 1
-            if not self._holders[key]:
-                del self._holders[key]
-                released.append(name)
-        return workload[0], released
+        namespace = workload[0]
+        of_workload = tuple(name for name in held if _was_last(self._in_workloads, (workload, name)))
+        of_namespace = tuple(name for name in held if _was_last(self._in_namespaces, (namespace, name)))
+        return Left(namespace, of_workload, of_namespace)
 
     def forget(self, now: float) -> None:
         """Drop what is known of workloads that have had no stream for a while."""
@@ -106,3 +116,12 @@ class Demand:
     def workloads(self) -> int:
         """The number of workloads that are remembered: what the memory costs."""
         return len(self._used)
+
+
+def _was_last(holders: Counter[T], held: T) -> bool:
+    """Count a holder out; return whether that was the last one."""
+    holders[held] -= 1
+    if holders[held]:
+        return False
+    del holders[held]
+    return True

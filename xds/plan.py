@@ -1,10 +1,9 @@
 """The incremental engine: which units a change compiles again, and what of their output is new.
 
-A unit is one call of the compiler (a service's clusters, its endpoints, a route table's share,
-a proxy). The plan keeps what each unit read and what it gave; equal output stops there, other
-output is built into bytes once and put into the snapshot. It must never do work for units
-that read nothing of what changed, and after any history its snapshot equals that of a fresh
-plan over the same objects, for valid worlds.
+A unit is one call of the compiler (a service's clusters, its endpoints, a route table's share, a proxy). The plan
+keeps what each unit read and what it gave; equal output stops there, other output is built into bytes once and put
+into the snapshot. It must never do work for units that read nothing of what changed, and after any history its
+snapshot equals that of a fresh plan over the same objects, for valid worlds.
 """
 
 from __future__ import annotations
@@ -190,11 +189,13 @@ class Plan:
         self._settle(set())
         return self._outcome
 
-    def release(self, namespace: str, unwanted: Iterable[str]) -> None:
-        """Forget names that no proxy of a namespace holds any more."""
-        self._outcome = Outcome()
-        for name in unwanted:
-            self._stop(("demand", namespace, name))
+    def release(self, unheld: Iterable[Unit]) -> Outcome:
+        """Forget what proxies asked for by name and none of them holds any more."""
+        self._outcome, self._cause = Outcome(), ()
+        for unit in unheld:
+            self._stop(unit)
+        self._settle(set())
+        return self._outcome
 
     def client(self, pod: Name | None) -> Client:
         """Return the class whose route table a Pod gets."""
@@ -266,8 +267,7 @@ class Plan:
 
         It ends: only checks and clusters touch topics, and only when what is in force differs.
         """
-        due = self._entered | self._reads.of(touched)
-        while due:
+        while due := self._entered | self._reads.of(touched) | self._subsets.released():
             self._entered = set()
             touched = set()
             ordered = sorted(due, key=lambda found: (ORDER[found[0]], found)) if len(due) > 1 else due
@@ -275,8 +275,6 @@ class Plan:
                 if unit in self._reads:
                     touched |= self._run(unit)
             self._follow_routes(touched)
-            due = self._entered | self._reads.of(touched)
-            due |= {("clusters", *service) for service in self._subsets.released()}
         self._flush()
 
     def _enter(self, unit: Unit) -> None:

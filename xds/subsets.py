@@ -14,6 +14,7 @@ from xds.compile.clusters import Shape, exported, shapes
 from xds.compile.lens import Lens
 from xds.hosts import Name, host_of
 from xds.resources import names
+from xds.tables import Unit
 from xds.world import World
 
 
@@ -48,13 +49,13 @@ class Subsets:
         for kept in (self._shapes, self._selectors, self._held):
             kept.pop(service, None)
 
-    def released(self) -> list[Name]:
-        """Return the Services that may let go of subsets which were held only for routes."""
-        return [
-            service
+    def released(self) -> set[Unit]:
+        """Return the units of Services that may let go of subsets which were held only for routes."""
+        return {
+            ("clusters", *service)
             for service, subsets in self._held.items()
             if not all(self._is_used(service, subset) for subset in subsets)
-        ]
+        }
 
     def _hold(self, lens: Lens, service: Name) -> dict[str, Subset]:
         """Return the subsets that no rule names any more while routes in force still use them."""
