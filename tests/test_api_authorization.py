@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.objects import authorization_policy, request_authentication
+from tests.fakes.taken import taken
 from xds.api.conditions import Attribute, Condition
 from xds.api.istio_authorization import Action, AuthorizationPolicy, Rule
 from xds.api.istio_jwt import JwksUri, RequestAuthentication
@@ -18,10 +19,7 @@ from xds.fields import ConfigError
 
 def policy(**spec: Any) -> AuthorizationPolicy:
     """Read a policy that must be taken."""
-    found = read(authorization_policy(**spec))
-    assert isinstance(found, Parsed)
-    assert isinstance(found.object, AuthorizationPolicy)
-    return found.object
+    return taken(authorization_policy(**spec), AuthorizationPolicy)
 
 
 def when(key: str, **values: Any) -> dict[str, Any]:

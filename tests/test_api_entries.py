@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.fakes.objects import Raw, raw
+from tests.fakes.taken import taken
 from xds.api.istio_entry import EntryEndpoint, EntryPort, ServiceEntry
 from xds.api.istio_sidecar import EgressHost, Sidecar
-from xds.api.manifest import Object, Parsed, read
+from xds.api.manifest import read
 from xds.api.mesh import OutboundPolicy
 from xds.fields import ConfigError
 
@@ -28,34 +29,27 @@ def sidecar(api: str = "v1", **spec: Any) -> Raw:
     return raw("Sidecar", "default", api=f"networking.istio.io/{api}", spec=spec)
 
 
-def parsed(value: Raw) -> Object:
-    """Read an object that must be taken."""
-    found = read(value)
-    assert isinstance(found, Parsed)
-    return found.object
-
-
 @pytest.mark.parametrize("version", ["v1", "v1beta1", "v1alpha3"])
 def test_the_versions_are_one(version: str) -> None:
     """Most of what people have is v1alpha3."""
-    assert isinstance(parsed(entry(version)), ServiceEntry)
-    assert isinstance(parsed(sidecar(version)), Sidecar)
+    assert taken(entry(version), ServiceEntry).hosts
+    assert taken(sidecar(version), Sidecar).meta.name == "default"
 
 
 def test_an_entry_is_read() -> None:
     """Hosts in lower case, addresses in canonical form, single ones and ranges apart, ports by endpoint."""
     endpoint = {"address": "192.0.2.1", "ports": {"http": 8080}, "locality": "eu/eu-1/a", "weight": 2}
-    found = parsed(
+    found = taken(
         entry(
             hosts=["API.example.com", "api.example.com"],
             addresses=["2001:DB8:0::1", "203.0.113.1/24", "203.0.113.9/32"],
             ports=[HTTP, {"number": 443, "name": "https", "protocol": "HTTPS", "targetPort": 8443}],
             resolution="STATIC",
             endpoints=[endpoint],
-        )
+        ),
+        ServiceEntry,
     )
 
-    assert isinstance(found, ServiceEntry)
     assert found.hosts == ("api.example.com",)
     assert (found.addresses, found.ranges) == (("2001:db8::1", "203.0.113.9"), ("203.0.113.0/24",))
     assert found.endpoints == (EntryEndpoint("192.0.2.1", (("http", 8080),), weight=2, zone="eu-1"),)
@@ -100,11 +94,9 @@ def test_an_entry_is_refused_by_field(spec: Raw, error: str) -> None:
 
 def test_a_sidecar_is_read() -> None:
     """Hosts of all its listeners together; a policy without a mode is the API's first, as in Istio."""
-    found = parsed(
-        sidecar(egress=[{"hosts": ["./*"]}, {"hosts": ["*/API.example.com"]}], outboundTrafficPolicy={})
-    )
+    value = sidecar(egress=[{"hosts": ["./*"]}, {"hosts": ["*/API.example.com"]}], outboundTrafficPolicy={})
+    found = taken(value, Sidecar)
 
-    assert isinstance(found, Sidecar)
     assert found.egress == (EgressHost("*", "api.example.com"), EgressHost(".", "*"))
     assert found.outbound is OutboundPolicy.REGISTRY_ONLY
 

@@ -7,17 +7,14 @@ from typing import Any
 import pytest
 
 from tests.fakes.objects import Raw, peer_authentication
+from tests.fakes.taken import taken
 from xds.api.istio_security import MtlsMode, PeerAuthentication
-from xds.api.manifest import Parsed, read
 from xds.fields import ConfigError
 
 
 def policy(**spec: Any) -> PeerAuthentication:
     """Read a policy that must be taken."""
-    found = read(peer_authentication(**spec))
-    assert isinstance(found, Parsed)
-    assert isinstance(found.object, PeerAuthentication)
-    return found.object
+    return taken(peer_authentication(**spec), PeerAuthentication)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.objects import Raw, endpoint_slice, pod, raw, service
+from tests.fakes.taken import parsed, refusal, taken
 from xds.api.core import (
     ContainerPort,
     Endpoint,
@@ -18,43 +19,7 @@ from xds.api.core import (
     ServicePort,
     SlicePort,
 )
-from xds.api.manifest import Parsed, read
-from xds.fields import ConfigError, Severity
-
-
-def parsed(value: Raw) -> Parsed:
-    """Read an object that must be taken."""
-    found = read(value)
-    assert isinstance(found, Parsed)
-    return found
-
-
-def read_service(value: Raw) -> Service:
-    """Read a Service that must be taken."""
-    found = parsed(value).object
-    assert isinstance(found, Service)
-    return found
-
-
-def read_pod(value: Raw) -> Pod:
-    """Read a Pod that must be taken."""
-    found = parsed(value).object
-    assert isinstance(found, Pod)
-    return found
-
-
-def read_slice(value: Raw) -> EndpointSlice:
-    """Read an EndpointSlice that must be taken."""
-    found = parsed(value).object
-    assert isinstance(found, EndpointSlice)
-    return found
-
-
-def refusal(value: Raw) -> str:
-    """Return the error of an object that must be refused."""
-    with pytest.raises(ConfigError) as caught:
-        read(value)
-    return str(caught.value)
+from xds.fields import Severity
 
 
 def container(**fields: object) -> Raw:
@@ -93,7 +58,7 @@ def container(**fields: object) -> Raw:
 )
 def test_protocol_is_said_by_app_protocol_then_by_the_name(fields: Raw, protocol: Protocol) -> None:
     """Istio's order and words; what nobody said is TCP."""
-    found = read_service(service(ports=[{"port": 80, **fields}]))
+    found = taken(service(ports=[{"port": 80, **fields}]), Service)
 
     assert found.ports[0].protocol is protocol
 
@@ -123,21 +88,21 @@ def test_udp_ports_are_left_out() -> None:
 )
 def test_target_port_is_a_number_or_a_name(target: object, read_as: int | str) -> None:
     """Absent and 0 mean the port's own number."""
-    found = read_service(service(ports=[{"name": "http", "port": 80, "targetPort": target}]))
+    found = taken(service(ports=[{"name": "http", "port": 80, "targetPort": target}]), Service)
 
     assert found.ports[0].target == read_as
 
 
 def test_external_name_has_no_selector() -> None:
     """Its endpoints come from DNS, whatever its selector says; the final dot is no part of the name."""
-    found = read_service(service(type="ExternalName", externalName="API.Example.com."))
+    found = taken(service(type="ExternalName", externalName="API.Example.com."), Service)
 
     assert (found.external_name, found.selector) == ("api.example.com", ())
 
 
 def test_headless_service() -> None:
     """A clusterIP of None means that there is no address."""
-    found = read_service(service(clusterIP="None"))
+    found = taken(service(clusterIP="None"), Service)
 
     assert found.headless
     assert found.cluster_ips == ()
@@ -145,7 +110,10 @@ def test_headless_service() -> None:
 
 def test_cluster_ips_are_canonical() -> None:
     """IPv6 is compared as text later, so it has one form."""
-    assert read_service(service(clusterIPs=["10.0.0.1", "FD00::0001"])).cluster_ips == ("10.0.0.1", "fd00::1")
+    assert taken(service(clusterIPs=["10.0.0.1", "FD00::0001"]), Service).cluster_ips == (
+        "10.0.0.1",
+        "fd00::1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +154,7 @@ def test_a_service_is_refused_by_field(value: Raw, error: str) -> None:
 
 def test_fields_that_a_mesh_does_not_read_are_passed_over() -> None:
     """Kubernetes has validated its own kinds, and they grow without us."""
-    assert read_service(service(sessionAffinity="None", newField={"x": 1}))
+    assert taken(service(sessionAffinity="None", newField={"x": 1}), Service)
 
 
 # -- EndpointSlice ---------------------------------------------------------------------------------
@@ -194,7 +162,7 @@ def test_fields_that_a_mesh_does_not_read_are_passed_over() -> None:
 
 def test_a_slice_is_read() -> None:
     """Ports, the first address of each endpoint, and the Pod behind it."""
-    found = read_slice(
+    found = taken(
         endpoint_slice(
             endpoints=[
                 {
@@ -208,7 +176,8 @@ def test_a_slice_is_read() -> None:
                 },
                 {"addresses": list[str]()},
             ]
-        )
+        ),
+        EndpointSlice,
     )
 
     assert (found.service, found.ports) == ("orders", (SlicePort("http", 8080),))
@@ -220,8 +189,8 @@ def test_a_slice_is_read() -> None:
 
 def test_serving_means_what_ready_says() -> None:
     """discovery/v1: an absent serving follows ready, an absent ready is true."""
-    found = read_slice(
-        endpoint_slice(endpoints=[{"addresses": ["10.0.0.1"], "conditions": {"ready": False}}])
+    found = taken(
+        endpoint_slice(endpoints=[{"addresses": ["10.0.0.1"], "conditions": {"ready": False}}]), EndpointSlice
     )
 
     assert not found.endpoints[0].serving
@@ -245,7 +214,9 @@ def test_a_slice_without_a_service_is_told() -> None:
 
 def test_slice_ports_that_are_not_tcp_are_left_out() -> None:
     """As those of Services."""
-    found = read_slice(endpoint_slice(ports=[{"name": "dns", "port": 53, "protocol": "UDP"}, {"port": 80}]))
+    found = taken(
+        endpoint_slice(ports=[{"name": "dns", "port": 53, "protocol": "UDP"}, {"port": 80}]), EndpointSlice
+    )
 
     assert found.ports == (SlicePort("", 80),)
 
@@ -255,13 +226,14 @@ def test_slice_ports_that_are_not_tcp_are_left_out() -> None:
 
 def test_a_pod_is_read() -> None:
     """Address, identity and ports; a Pod of a directory has no conditions, and is ready."""
-    found = read_pod(
+    found = taken(
         pod(
             spec={
                 "serviceAccountName": "orders",
                 "containers": [{"ports": [{"containerPort": 80, "name": "http"}]}],
             }
-        )
+        ),
+        Pod,
     )
 
     assert (found.ip, found.service_account, found.ready) == ("127.0.1.2", "orders", True)
@@ -273,12 +245,12 @@ def test_readiness_is_the_ready_condition(status: str, *, ready: bool) -> None:
     """Nothing but True is ready."""
     conditions = [{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": status}]
 
-    assert read_pod(pod(status={"podIP": "10.0.0.1", "conditions": conditions})).ready is ready
+    assert taken(pod(status={"podIP": "10.0.0.1", "conditions": conditions}), Pod).ready is ready
 
 
 def test_a_pod_that_is_being_deleted_is_not_ready() -> None:
     """It drains, whatever its condition says."""
-    found = read_pod(pod(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}))
+    found = taken(pod(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}), Pod)
 
     assert (found.ready, found.terminating) == (False, True)
 
@@ -286,12 +258,12 @@ def test_a_pod_that_is_being_deleted_is_not_ready() -> None:
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_a_finished_pod_has_no_address(phase: str) -> None:
     """Kubernetes gives the address to the next Pod."""
-    assert read_pod(pod(status={"podIP": "10.0.0.1", "phase": phase})).ip == ""
+    assert taken(pod(status={"podIP": "10.0.0.1", "phase": phase}), Pod).ip == ""
 
 
 def test_restartable_init_containers_count() -> None:
     """A native sidecar runs for the Pod's life (KEP-753), other init containers do not."""
-    found = read_pod(
+    found = taken(
         pod(
             spec={
                 "containers": [],
@@ -300,7 +272,8 @@ def test_restartable_init_containers_count() -> None:
                     {"name": "b", "ports": [{"containerPort": 82}]},
                 ],
             }
-        )
+        ),
+        Pod,
     )
 
     assert found.ports == (ContainerPort(81),)
@@ -322,7 +295,7 @@ def test_restartable_init_containers_count() -> None:
 )
 def test_probes_that_must_work_under_strict(probe: Raw, read_as: tuple[Probe, ...]) -> None:
     """The exact path on the number of the port; named ports are the container's own."""
-    found = read_pod(container(ports=[{"containerPort": 8080, "name": "http"}], readinessProbe=probe))
+    found = taken(container(ports=[{"containerPort": 8080, "name": "http"}], readinessProbe=probe), Pod)
 
     assert found.probes == read_as
 
@@ -331,7 +304,9 @@ def test_equal_probes_are_one() -> None:
     """Liveness and readiness often ask the same."""
     probe = {"httpGet": {"path": "/healthz", "port": 8080}}
 
-    assert read_pod(container(livenessProbe=probe, readinessProbe=probe)).probes == (Probe(8080, "/healthz"),)
+    assert taken(container(livenessProbe=probe, readinessProbe=probe), Pod).probes == (
+        Probe(8080, "/healthz"),
+    )
 
 
 def test_a_probe_of_an_unknown_port_is_refused() -> None:
@@ -367,15 +342,15 @@ def owned(kind: str, name: str, labels: dict[str, str]) -> Raw:
 )
 def test_workload_is_the_controller_without_its_hash(value: Raw, workload: str) -> None:
     """A rollout keeps its name; a label or an annotation says otherwise."""
-    assert read_pod(value).workload == workload
+    assert taken(value, Pod).workload == workload
 
 
 def test_the_sidecar_is_known_by_its_container() -> None:
     """A Pod is meshed if it holds ours."""
     containers = [{"name": "proa-proxy", "restartPolicy": "Always"}]
 
-    assert read_pod(pod(spec={"containers": [], "initContainers": containers})).has_sidecar
-    assert not read_pod(pod()).has_sidecar
+    assert taken(pod(spec={"containers": [], "initContainers": containers}), Pod).has_sidecar
+    assert not taken(pod(), Pod).has_sidecar
 
 
 @pytest.mark.parametrize(
@@ -411,12 +386,13 @@ def test_namespace_defaults() -> None:
 
 def test_only_annotations_of_the_mesh_are_kept() -> None:
     """The copy that kubectl keeps of the object would make an edit look like two, and cost its size again."""
-    found = read_pod(
+    found = taken(
         pod(
             metadata={
                 "annotations": {"proa.dev/app-address": "127.0.0.9", "kubectl.kubernetes.io/x": "y" * 5000}
             }
-        )
+        ),
+        Pod,
     )
 
     assert found.meta.annotations == (("proa.dev/app-address", "127.0.0.9"),)

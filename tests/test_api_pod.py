@@ -5,24 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.objects import Raw, pod, raw, service
+from tests.fakes.taken import taken
 from xds.api.core import ContainerPort, Key, Node, Pod, Probe, Service, ServiceCIDR
-from xds.api.manifest import Object, Parsed, key_of, read
+from xds.api.manifest import key_of, read
 from xds.fields import ConfigError
 from xds.redirect import init_command
-
-
-def parsed(value: Raw) -> Object:
-    """Read an object that must be taken."""
-    found = read(value)
-    assert isinstance(found, Parsed)
-    return found.object
-
-
-def read_pod(value: Raw) -> Pod:
-    """Read a Pod that must be taken."""
-    found = parsed(value)
-    assert isinstance(found, Pod)
-    return found
 
 
 def injected() -> Raw:
@@ -55,10 +42,10 @@ def injected() -> Raw:
 
 def test_an_injected_pod_is_known_by_its_containers() -> None:
     """The sidecar says that it is meshed, the init container that its traffic is redirected."""
-    found = read_pod(injected())
+    found = taken(injected(), Pod)
 
     assert (found.has_sidecar, found.is_redirected) == (True, True)
-    assert (read_pod(pod()).has_sidecar, read_pod(pod()).is_redirected) == (False, False)
+    assert (taken(pod(), Pod).has_sidecar, taken(pod(), Pod).is_redirected) == (False, False)
 
 
 def test_ports_past_the_sidecar_are_those_of_its_init_container() -> None:
@@ -67,13 +54,13 @@ def test_ports_past_the_sidecar_are_those_of_its_init_container() -> None:
     found["spec"]["initContainers"][0]["command"] = init_command(excluded_inbound_ports=[9000])
     found["metadata"]["annotations"] = {"traffic.sidecar.istio.io/excludeInboundPorts": "8080"}
 
-    assert read_pod(found).bypassed == (9000, 15021, 15090)
-    assert read_pod(pod()).bypassed == ()
+    assert taken(found, Pod).bypassed == (9000, 15021, 15090)
+    assert taken(pod(), Pod).bypassed == ()
 
 
 def test_ports_and_probes_are_the_applications() -> None:
     """Neither the sidecar's own port nor a probe that asks it may become a port of the workload."""
-    found = read_pod(injected())
+    found = taken(injected(), Pod)
 
     assert found.ports == (ContainerPort(8080, "http"),)
     assert found.probes == (Probe(8080, "/healthz"),)
@@ -82,15 +69,15 @@ def test_ports_and_probes_are_the_applications() -> None:
 
 def test_a_pod_tells_itself_from_a_later_one_of_its_name() -> None:
     """Identity binds the uid; the node tells the zone."""
-    found = read_pod(injected())
+    found = taken(injected(), Pod)
 
     assert (found.uid, found.node) == ("8d3f", "node-1")
 
 
 def test_every_address_of_a_pod_is_read() -> None:
     """Dual-stack Pods are called by either."""
-    assert read_pod(injected()).ips == ("10.0.0.1", "fd00::1")
-    assert read_pod(pod(ip="10.0.0.9")).ips == ("10.0.0.9",)
+    assert taken(injected(), Pod).ips == ("10.0.0.1", "fd00::1")
+    assert taken(pod(ip="10.0.0.9"), Pod).ips == ("10.0.0.9",)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +85,7 @@ def test_every_address_of_a_pod_is_read() -> None:
 )
 def test_a_finished_pod_has_given_its_addresses_back(phase: str, *, finished: bool) -> None:
     """Whoever gets the address next is somebody else."""
-    found = read_pod(pod(status={"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "phase": phase}))
+    found = taken(pod(status={"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "phase": phase}), Pod)
 
     assert found.finished is finished
     assert found.ips == (() if finished else ("10.0.0.1",))
@@ -119,7 +106,7 @@ def test_probes_that_only_connect(probe: Raw, ports: tuple[int, ...]) -> None:
     """Through interception a dead port looks alive, so whoever injects must know them."""
     containers = [{"ports": [{"containerPort": 5432, "name": "db"}], "livenessProbe": probe}]
 
-    assert read_pod(pod(spec={"containers": containers})).tcp_probes == ports
+    assert taken(pod(spec={"containers": containers}), Pod).tcp_probes == ports
 
 
 @pytest.mark.parametrize(
@@ -131,31 +118,25 @@ def test_who_sees_a_service(said: str | None, export_to: tuple[str, ...]) -> Non
     annotations = {} if said is None else {"networking.istio.io/exportTo": said}
     value = service()
     value["metadata"]["annotations"] = annotations
-    found = parsed(value)
 
-    assert isinstance(found, Service)
-    assert found.export_to == export_to
+    assert taken(value, Service).export_to == export_to
 
 
 def test_a_node_is_read() -> None:
     """Its zone, and the ranges of its Pods' addresses in one canonical form; it lives in no namespace."""
     labels = {"topology.kubernetes.io/zone": "a"}
     spec = {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "FD00:0::/64"]}
-    found = parsed(raw("Node", "n.example", namespace="x", metadata={"labels": labels}, spec=spec))
+    found = taken(raw("Node", "n.example", namespace="x", metadata={"labels": labels}, spec=spec), Node)
 
-    assert isinstance(found, Node)
     assert (found.meta.namespace, found.zone) == ("", "a")
     assert found.pod_cidrs == ("10.244.1.0/24", "fd00::/64")
 
 
 def test_service_ranges_are_read() -> None:
     """Where cluster IPs come from."""
-    found = parsed(
-        raw("ServiceCIDR", "kubernetes", api="networking.k8s.io/v1", spec={"cidrs": ["10.96.0.1/12"]})
-    )
+    value = raw("ServiceCIDR", "kubernetes", api="networking.k8s.io/v1", spec={"cidrs": ["10.96.0.1/12"]})
 
-    assert isinstance(found, ServiceCIDR)
-    assert found.cidrs == ("10.96.0.0/12",)
+    assert taken(value, ServiceCIDR).cidrs == ("10.96.0.0/12",)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes.manifests import objects
 from tests.fakes.objects import Raw, raw, service
+from tests.fakes.taken import taken
 from xds.api.core import Service
 from xds.api.manifest import Parsed, read
 from xds.api.rate_limit import RateLimit, Target, annotated
@@ -26,10 +27,7 @@ ONE: Raw = {"rules": [{"requests": 1}]}
 
 def limit(**spec: Any) -> RateLimit:
     """Read a RateLimit that must be taken."""
-    found = read(raw("RateLimit", "one", api="proa.dev/v1alpha1", spec=spec))
-    assert isinstance(found, Parsed)
-    assert isinstance(found.object, RateLimit)
-    return found.object
+    return taken(raw("RateLimit", "one", api="proa.dev/v1alpha1", spec=spec), RateLimit)
 
 
 def test_targets() -> None:
