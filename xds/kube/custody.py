@@ -197,7 +197,7 @@ class Custody:
         raise Elsewhere
 
     def _want(self, root: Root, slots: Slots) -> None:
-        """Ask for a write; one that is under way goes first, and what it leaves undone is decided again."""
+        """Ask for a write; one that is under way goes first, and where it fails all is decided again."""
         if not self._wanted:
             self._wanted_on = self._kept.version
         if self._wanted_on == self._kept.version:
@@ -237,7 +237,8 @@ class Custody:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            files = {ROOTS[root]: stored.pack(slots) for root, slots in self._wanted.items()}
+            written = dict(self._wanted)
+            files = {ROOTS[root]: stored.pack(slots) for root, slots in written.items()}
             try:
                 async with self._one_at_a_time:
                     if self._leads():
@@ -246,8 +247,13 @@ class Custody:
                 # 409: another has written; whatever it was, the step is decided again on what there is now.
                 log.warning("ca secret not written", extra={"status": error.status, "why": error.message})
                 await asyncio.sleep(settings.CA_PAUSE_S)
-            self._wanted.clear()
-            self._idle.set()
+                written = self._wanted
+            self._wanted = {root: slots for root, slots in self._wanted.items() if root not in written}
+            if self._wanted:  # by the other root, meanwhile: of that one the Secret says what it said
+                self._wanted_on = self._kept.version
+                self._asked.set()
+            else:
+                self._idle.set()
 
     def _adopt(self, kept: Kept, publish: Publish) -> None:
         """Take over what the Secret says; what cannot be read leaves the last good in force."""
