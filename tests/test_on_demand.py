@@ -414,3 +414,18 @@ def test_rules_leave_the_table_with_the_last_proxy_that_needs_them() -> None:
 
     assert woken == {stays.session}
     assert b"10.96.0.1:80" not in table
+
+
+def test_endpoints_of_a_cluster_that_waits_for_the_table_do_not_hold_the_table_up() -> None:
+    """Each would wait for the next: table, endpoints, the cluster of their name, table; and the request with them."""
+    stock, stock_vip = "outbound|80||stock.shop.svc.cluster.local", "o|10.96.0.2:80"
+    to_stock = WHOLE.replace("host: 'orders'", "host: 'stock'")
+    stocked = (addressed("stock", "10.96.0.2"), endpoints("stock", "10.0.0.3"))
+    proxy = Proxy(plane(*WORLD, *stocked, to_stock))
+    proxy.settle([*proxy.open(stock_vip), *proxy.ask(EDS, stock), *proxy.ask(RDS, "outbound")])
+    proxy.made.apply(objects(endpoints("stock", "10.0.0.4")), at=1.0, now=1.0)
+    heard = proxy.settle(proxy.ask(CDS, VIP))
+
+    assert set(said(heard, CDS)) == {VIP, stock}
+    assert set(said(heard, EDS)) == {stock}
+    assert set(said(heard, RDS)) == {"outbound"}

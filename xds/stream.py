@@ -47,6 +47,8 @@ _TYPES = {kind.url: kind for kind in ResourceType}
 _ROWS_OF = {kind: tuple(row for row in SEND_ORDER if row.type is kind) for kind in ResourceType}
 _ROWS_OF[ResourceType.CLUSTER] = SEND_ORDER
 
+_ROUTED = frozenset({ResourceType.CLUSTER, ResourceType.ENDPOINTS})
+
 _Names = Callable[[str], bool] | None
 """Tells which names wait for a row below themselves; None: no name does."""
 
@@ -424,7 +426,8 @@ class Session:
             may_go = sub.in_flight is None and not (row.waits is Waits.ALL and unfinished)
             if may_go and sub.waits_in(row.step):
                 out += self._offer(sub, row.step, self._withheld(row, unrouted), now)
-            apart = unrouted if row.type is ResourceType.CLUSTER else None
+            # Endpoints wait for the cluster of their name: where that waits for the routes, they must not hold them up.
+            apart = unrouted if row.type in _ROUTED else None
             if row.holds_others and sub.waits_in(row.step, apart):
                 unfinished = True
         for sub in self._unknown:
