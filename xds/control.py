@@ -296,7 +296,7 @@ class ControlPlane:
         return all(
             session.accepted(ResourceType.SECRET, "ROOTCA") == version
             for session in self._verified()
-            if any(kind is ResourceType.SECRET for kind, _, _ in session.subscriptions())
+            if session.follows(ResourceType.SECRET)
         )
 
     def _leaf_acked(self, stream: str, version: str) -> bool:

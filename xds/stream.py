@@ -501,6 +501,10 @@ class Session:
         held = None if sub is None else sub.held.get(name)
         return held.version if isinstance(held, Claimed) else None
 
+    def follows(self, kind: ResourceType) -> bool:
+        """Tell whether the client has ever asked for a type."""
+        return kind in self._by_type
+
     def subscriptions(self) -> Iterator[tuple[ResourceType, frozenset[str], bool]]:
         """Yield the type, explicit names and wildcard of every known type: what the push index holds."""
         for kind, sub in self._by_type.items():
