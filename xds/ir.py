@@ -276,13 +276,15 @@ class Scope:
 class Limits:
     """What one instance takes on a port: rules by the name under which they count, requests at once (0: no limit).
 
-    ``asked`` is the service that is asked about descriptors of each request, None for none.
+    ``asked`` is the service that is asked about descriptors of each request, None for none; ``asked_by`` is the object
+    because of which, ``KIND/NAMESPACE/NAME``.
     """
 
     rules: tuple[tuple[str, Rule], ...] = ()
     concurrency: int = 0
     asked: Service | None = None
     descriptors: tuple[tuple[Entry, ...], ...] = ()
+    asked_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from tests import access_tokens as tokens
 
 LINES = (address(), 7000)
 SERVER = App("lines", serves="tcp", protocol="tcp", service_port=7000, port=7000)
-FIELDS = {"policy", "asked_policy", "audit_policy", "dry_run_deny", "dry_run_allow"}
+FIELDS = {"policy", "refused_by", "asked_policy", "audit_policy", "dry_run_deny", "dry_run_allow"}
 _MARKS = itertools.count()
 MANIFESTS = """
 ---
@@ -180,12 +180,13 @@ def test_a_line_names_what_decided(  # noqa: PLR0913, PLR0917 -- a table
 
 
 def test_a_token_that_is_refused_says_why(mesh: MeshUnderTest) -> None:
-    """No policy has decided: what was wrong with the token stands in the details."""
+    """No policy has decided: what was wrong with the token stands in the details, whose it is in a field of its own."""
     found = sent(mesh, "GET", "/echo", {"authorization": "Bearer a.b.c"})
 
     assert found["response_code"] == 401
     assert found["response_code_details"].startswith("jwt_authn_access_denied{")
-    assert not FIELDS & found.keys()
+    assert found["refused_by"] == "RequestAuthentication/shop/ours"
+    assert FIELDS & found.keys() == {"refused_by"}
 
 
 def test_a_limit_is_told_beside_the_rule_that_let_the_request_in(mesh: MeshUnderTest) -> None:
@@ -198,6 +199,7 @@ def test_a_limit_is_told_beside_the_rule_that_let_the_request_in(mesh: MeshUnder
         "local_rate_limited",
     )
     assert second["policy"] == f"{READERS}/0"
+    assert (first.get("refused_by"), second["refused_by"]) == (None, "RateLimit/shop/few")
 
 
 def test_a_connection_of_bytes_says_it_as_it_ends(mesh: MeshUnderTest) -> None:

@@ -7,7 +7,7 @@ namespace, each for what it says itself; of two of one level the oldest holds. I
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xds import ir
 from xds.api.core import Pod, Service, ServicePort, selects
@@ -52,9 +52,12 @@ def limits(lens: Lens, pod: Pod, ports: Served) -> ir.Limits | None:
     named = tuple((f"{ruling.subject}/{i}", rule) for i, rule in enumerate(rules or ())) if ruling else ()
     stated = next((said.ceiling.concurrency for said in levels if said.ceiling.concurrency is not None), 0)
     at_once = [most for most in (stated, *_pools(lens, ports)) if most]
-    shared = next((said.ceiling.shared for said in levels if said.ceiling.shared is not None), None)
-    asked = _asked(lens, shared) if shared is not None else None
-    found = ir.Limits(named, min(at_once, default=0), asked, shared.descriptors if shared is not None else ())
+    found = ir.Limits(named, min(at_once, default=0))
+    asking = next((said for said in levels if said.ceiling.shared is not None), None)
+    if asking is not None and (shared := asking.ceiling.shared) is not None:
+        return replace(
+            found, asked=_asked(lens, shared), descriptors=shared.descriptors, asked_by=asking.subject
+        )
     return None if found == ir.Limits() else found
 
 

@@ -12,7 +12,7 @@ from xds.ir import MtlsMode
 from xds.pb.envoy.config.core.v3 import base_pb2
 from xds.pb.envoy.config.route.v3 import route_components_pb2, route_pb2
 from xds.pb.envoy.type.matcher.v3 import string_pb2
-from xds.resources import access, standing
+from xds.resources import access, refusing, standing
 from xds.resources.parts import OFF, serialise, stat_name
 
 if TYPE_CHECKING:
@@ -104,7 +104,26 @@ def _probes(node: Inbound) -> Iterator[route_components_pb2.Route]:
 
 def passed(node: Inbound) -> list[Part]:
     """Return what a request to a port passes before it reaches the application, in order."""
-    return [*access.of_requests(node.access), *_limits(node)]
+    parts = [*access.of_requests(node.access), *_limits(node)]
+    # Nobody reads who refused where nothing is logged; an older listener's filters are told by no route.
+    return parts if node.is_older or not node.observed.logs else list(refusing.told(parts, _objects(node)))
+
+
+def _objects(node: Inbound) -> dict[str, str]:
+    """Return the objects behind filters that do not name them, by the filter's name."""
+    issuers = node.access.issuers if node.access else ()
+    rules = node.limits.rules if node.limits else ()
+    found = {
+        access.TOKENS: ",".join(dict.fromkeys(_object(issuer.name) for issuer in issuers)),
+        rate_limit.FILTER: _object(rules[0][0]) if rules else "",
+        shared_limit.FILTER: node.limits.asked_by if node.limits else "",
+    }
+    return {name: objects for name, objects in found.items() if objects}
+
+
+def _object(rule: str) -> str:
+    """Return ``KIND/NAMESPACE/NAME`` of the name of one of its rules."""
+    return rule.rpartition("/")[0]
 
 
 def _limits(node: Inbound) -> Iterator[Part]:

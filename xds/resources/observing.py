@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds.resources import access, asking, evidence
+from xds.resources import access, asking, evidence, refusing
 from xds.resources.accesslog import Fields, http_loggers, tcp_loggers
 from xds.resources.asking import HTTP_RBAC, NETWORK_RBAC
 from xds.resources.telemetry import MUTUAL_TLS, spiffe_id
@@ -81,4 +81,5 @@ def _verdicts(*, is_http: bool) -> Fields:
         ("dry_run_deny", f"{access.TRIED_DENY}shadow_effective_policy_id"),
         ("dry_run_allow", f"{access.TRIED_ALLOW}shadow_engine_result"),
     )
-    return tuple((name, f"%DYNAMIC_METADATA({told_by}:{word})%") for name, word in words)
+    verdicts = tuple((name, f"%DYNAMIC_METADATA({told_by}:{word})%") for name, word in words)
+    return (*verdicts, ("refused_by", refusing.WORD)) if is_http else verdicts
