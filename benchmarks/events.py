@@ -101,6 +101,7 @@ def _works(peers: dict[int, Peer], big: Peer, times: int) -> dict[str, Callable[
     events = _events(10)
     batches = [[_read(event)] for event in events]
     one, every = _big_batches(change_all=False), _big_batches(change_all=True)
+    resized, rolled = _resized(), _rolled()
 
     def follow(peer: Peer, found: list[Batch], count: int) -> float:
         return peer.follow(list(islice(cycle(found), count)))
@@ -110,6 +111,8 @@ def _works(peers: dict[int, Peer], big: Peer, times: int) -> dict[str, Callable[
         **{f"world {size}": lambda p=peer: follow(p, batches, times) for size, peer in peers.items()},
         "decode": lambda: clock.cpu_us(lambda: _read(events[0]), times),
         "one of 100 of 1000": lambda: follow(big, one, few),
+        "resized": lambda: follow(big, resized, few),
+        "rolled": lambda: follow(big, rolled, few),
         "100 of 1000": lambda: follow(big, every, few),
         "upb 1000": lambda: clock.cpu_us(_upb, max(2, few // 10)),
     }
@@ -129,6 +132,10 @@ def _report(result: Result, sizes: tuple[int, int], seen: dict[str, list[float]]
     result.add(
         "the same, share of upb", statistics.median(seen["one of 100 of 1000"]) / upb, "×", target=1 / 50
     )
+    for name, key in (("grows or shrinks by one endpoint", "resized"), ("loses one, gains one", "rolled")):
+        result.add(f"slice of 100 in 1,000 {name}", seen[key], "µs")
+        share = statistics.median(seen[key]) / upb
+        result.add(f"{name}: share of upb", share, "×", target=1 / 50)
     result.add("slice of 100 in 1,000 changes by all of its 100", seen["100 of 1000"], "µs")
     result.add("the same, share of upb", statistics.median(seen["100 of 1000"]) / upb, "×")
 
@@ -183,7 +190,29 @@ def _big_batches(*, change_all: bool) -> list[Batch]:
         versions = [others[:SLICE], others[SLICE : 2 * SLICE]]
     else:
         versions = [[*mine[:50], other, *mine[51:]] for other in others[2 * SLICE :]]
-    return [[_read(worlds.event(worlds.endpoint_slice("big", one, part="3")))] for one in versions]
+    return [_fourth(one) for one in versions]
+
+
+def _resized() -> list[Batch]:
+    """Return versions of the fourth slice: full, and without one endpoint or another in its middle."""
+    mine = worlds.addresses(0, SLICE, first=3 * SLICE)
+    return [
+        _fourth(listed) for k in range(30, 30 + VARIANTS) for listed in ([*mine[:k], *mine[k + 1 :]], mine)
+    ]
+
+
+def _rolled() -> list[Batch]:
+    """Return versions of the fourth slice as Kubernetes' controller writes them: who comes stands last."""
+    listed = worlds.addresses(0, SLICE, first=3 * SLICE)
+    batches: list[Batch] = []
+    for _ in range(SLICE // 2):  # then all stand as they did at first
+        listed = [*listed[:50], *listed[51:], listed[50]]
+        batches.append(_fourth(listed))
+    return batches
+
+
+def _fourth(listed: Sequence[str]) -> Batch:
+    return [_read(worlds.event(worlds.endpoint_slice("big", listed, part="3")))]
 
 
 def _upb() -> bytes:

@@ -24,6 +24,7 @@ from xds.pb.envoy.config.core.v3.health_check_pb2 import DRAINING
 from xds.pb.envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, LocalityLbEndpoints
 from xds.pb.envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from xds.resources import endpoint
+from xds.slices import edits, share
 from xds.snapshot import ResourceType
 
 PODS = {
@@ -163,18 +164,20 @@ def _zone(part: LocalityLbEndpoints) -> str:
     return part.locality.zone
 
 
+ONE = st.builds(
+    Endpoint,
+    address=st.integers(1, 60).map(lambda n: f"10.0.0.{n}"),
+    ready=st.sampled_from([True] * 9 + [False]),
+    pod=st.sampled_from(["meshed", "meshed", "plain", "port", ""]),
+    zone=st.sampled_from(["a"] * 9 + ["b"]),
+)
 LARGE = st.lists(
-    st.builds(
-        Endpoint,
-        address=st.integers(1, 40).map(lambda n: f"10.0.0.{n}"),
-        ready=st.sampled_from([True] * 9 + [False]),
-        pod=st.sampled_from(["meshed", "meshed", "plain", "port", ""]),
-        zone=st.sampled_from(["a"] * 9 + ["b"]),
-    ),
+    ONE,
     min_size=endpoint.PATCHED_FROM,
     max_size=endpoint.PATCHED_FROM + 2,
+    unique_by=lambda found: found.address,
 ).map(tuple)
-"""Endpoints of a slice that is large enough to be patched, and mostly may be."""
+"""Endpoints of a slice that is large enough to be patched."""
 
 
 def large(number: int, endpoints: tuple[Endpoint, ...], port: int) -> EndpointSlice:
@@ -185,7 +188,7 @@ def large(number: int, endpoints: tuple[Endpoint, ...], port: int) -> EndpointSl
 @given(
     old=LARGE,
     new=LARGE,
-    shared=st.sets(st.integers(0, 9)),
+    shared=st.sets(st.integers(0, endpoint.PATCHED_FROM + 1)),
     ports=st.tuples(*[st.sampled_from([80, 80, 81])] * 2),
 )
 def test_a_patched_chunk_is_the_chunk(
@@ -200,6 +203,44 @@ def test_a_patched_chunk_is_the_chunk(
     assert frames.patch(chunk, before, after, "http", (), backend_of) == frames.chunk(
         after, "http", (), backend_of
     )
+
+
+@given(
+    old=LARGE,
+    gone=st.sets(st.integers(0, 30), max_size=4),
+    came=st.lists(st.tuples(st.integers(0, 30), ONE), max_size=4),
+)
+def test_a_slice_that_grows_or_shrinks_is_patched_to_its_chunk(
+    old: tuple[Endpoint, ...], gone: set[int], came: list[tuple[int, Endpoint]]
+) -> None:
+    """Endpoints go and come anywhere in the slice, ready or draining, in either zone: the patch is the chunk."""
+    new = [found for i, found in enumerate(old) if i not in gone]
+    for place, found in came:
+        new.insert(place, found)
+    before, after = large(0, old, 80), share(large(0, old, 80), large(0, tuple(new), 80))
+    frames = endpoint.Frames()
+    chunk = frames.chunk(before, "http", (), backend_of)
+
+    assert after.endpoints == tuple(new)
+    assert frames.patch(chunk, before, after, "http", (), backend_of) == frames.chunk(
+        after, "http", (), backend_of
+    )
+
+
+@given(old=LARGE, new=LARGE, kept=st.lists(st.integers(0, 30), max_size=20))
+def test_edits_lead_from_one_version_to_the_next(
+    old: tuple[Endpoint, ...], new: tuple[Endpoint, ...], kept: list[int]
+) -> None:
+    """What stands between the edits is the same in both versions, whatever came, went or changed its place."""
+    mixed = (*(old[i] for i in kept if i < len(old)), *new)
+    replayed: list[Endpoint] = []
+    done = 0
+    for gone, came in edits(old, mixed):
+        replayed += [*old[done : gone.start], *mixed[came]]
+        done = gone.stop
+    replayed += old[done:]
+
+    assert list(map(id, replayed)) == list(map(id, mixed))
 
 
 VERSIONS = st.lists(

@@ -111,11 +111,16 @@ class Members:
     def _accounts_after(
         self, namespace: str, before: frozenset[str], came: list[str], gone: list[str], new: EndpointSlice
     ) -> frozenset[str]:
-        """Return who runs behind a slice; replacing a Pod by one of the same account looks at no other."""
-        coming = self._accounts(namespace, came)
-        if coming <= before and self._accounts(namespace, gone) <= coming:
+        """Return who runs behind a slice; looks at no other Pod than it must to know that an account is still there."""
+        came_with, left_with = self._accounts(namespace, came), self._accounts(namespace, gone)
+        if came_with <= before and left_with <= came_with:
             return before
-        return self._accounts(namespace, {e.pod for e in new.endpoints if e.pod})
+        stay = {account for account in left_with - came_with if self._runs(namespace, account, new)}
+        return (before - left_with) | came_with | stay
+
+    def _runs(self, namespace: str, account: str, found: EndpointSlice) -> bool:
+        """Tell whether a Pod in a slice can prove an account; nearly always the first one can."""
+        return any(account in self._accounts(namespace, (e.pod,)) for e in found.endpoints if e.pod)
 
     def _accounts(self, namespace: str, pods: Iterable[str]) -> frozenset[str]:
         """Return the accounts of those Pods that can prove one: without a sidecar nobody shows a certificate."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import compress, count
-from operator import is_not
 
 import msgspec
 
-from xds.api.core import EndpointSlice, Labels, selects
+from xds.api.core import Endpoint, EndpointSlice, Labels, selects
 from xds.backend import NOBODY, Backend
 from xds.pb.envoy.config.core.v3 import base_pb2
+from xds.slices import edits
 from xds.wire import field, varint
 
 MTLS_MATCH = "envoy.transport_socket_match"
@@ -25,6 +24,51 @@ MTLS_MATCH = "envoy.transport_socket_match"
 
 ZONES = dict[str, bytes]
 """Framed LbEndpoints, joined, by zone ("" where none is known)."""
+
+
+_Group = tuple[str, bool]
+"""A zone, and whether its endpoints are ready; the others are draining."""
+
+
+class Pieces(msgspec.Struct, frozen=True, gc=False):
+    """What a slice's zones are joined from: here a change of one endpoint can be patched in."""
+
+    groups: list[_Group | None]
+    """The group of each endpoint of the slice; None: it is in no zone."""
+    framed: dict[_Group, list[list[bytes]]]
+    """Three pieces for each endpoint of a group, in the slice's order; of draining ones also as the last resort."""
+
+    @property
+    def size(self) -> int:
+        """The number of endpoints that are in a zone."""
+        return sum([len(lists[0]) for lists in self.framed.values()]) // 3
+
+    def copy(self) -> Pieces:
+        """Return what can be changed without changing this."""
+        framed = {group: [found.copy() for found in lists] for group, lists in self.framed.items()}
+        return Pieces(self.groups.copy(), framed)
+
+    def replace(self, gone: slice, other: Pieces) -> None:
+        """Put the pieces of other endpoints in the place of some."""
+        before, here = self.groups[: gone.start], self.groups[gone]
+        for group in {*here, *other.groups}:
+            if group is None:
+                continue
+            mine, theirs = self.framed.get(group), other.framed.get(group, _NO_PIECES)
+            if mine is None:
+                self.framed[group] = theirs
+                continue
+            first = 3 * before.count(group)
+            last = first + 3 * here.count(group)
+            for old, new in zip(mine, theirs, strict=False):
+                old[first:last] = new
+            if not mine[0]:
+                del self.framed[group]
+        self.groups[gone] = other.groups
+
+
+_NO_PIECES: list[list[bytes]] = [[], []]
+"""What a group gains where nothing of it came."""
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
@@ -39,13 +83,12 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     ready: ZONES
     draining: ZONES
     last_resort: ZONES
-    pieces: Sequence[bytes] = ()
-    """What ``ready`` was joined from, three pieces an endpoint, where a change can be patched in: every
-    endpoint of the slice is here, ready, and in one zone; and the slice is large."""
+    pieces: Pieces | None = None
+    """What the zones were joined from, where the slice is large and has no address twice."""
 
 
-PATCHED_FROM = 8
-"""Endpoints from which a slice keeps its pieces (67 bytes each): below, framing all costs no more than a patch."""
+PATCHED_FROM = 16
+"""Endpoints from which a slice keeps its pieces (75 bytes each): below, framing all costs no more than a patch."""
 
 
 class _Style:
@@ -83,9 +126,10 @@ class _Style:
 class Frames:
     """The bytes that endpoints share, by workload and port."""
 
-    __slots__ = ("_styles",)
+    __slots__ = ("_groups", "_styles")
 
     def __init__(self) -> None:
+        self._groups: dict[_Group, _Group] = {}
         self._styles: dict[tuple[str, str, bool, int, bytes], _Style] = {}
 
     def chunk(
@@ -99,42 +143,8 @@ class Frames:
         port = next((p.port for p in found.ports if p.name == port_name), None)
         if port is None:
             return None
-        namespace = found.meta.namespace
-        ready: dict[str, list[bytes]] = {}
-        draining: dict[str, list[bytes]] = {}
-        last: dict[str, list[bytes]] = {}
-        addresses: list[str] = []
-        pod, backend = None, NOBODY
-        style = self._style(backend, port)
-        for endpoint in found.endpoints:
-            is_ready = endpoint.ready
-            if not (is_ready or endpoint.serving):
-                continue
-            if endpoint.pod != pod:
-                pod = endpoint.pod
-                found_backend = backend_of((namespace, pod))
-                if found_backend is not backend:
-                    backend = found_backend
-                    style = self._style(backend, port)
-            if selector and not selects(selector, backend.labels):
-                continue
-            address = endpoint.address
-            addresses.append(address)
-            parts = style.pieces(address)
-            where = endpoint.zone or backend.zone
-            if is_ready:
-                zone = ready.get(where)
-                if zone is None:
-                    zone = ready[where] = []
-                zone += parts
-            else:
-                last.setdefault(where, []).extend(parts)
-                drained = self._style(backend, port, DRAINING)
-                draining.setdefault(where, []).extend(drained.pieces(address))
-        pieces: Sequence[bytes] = ()
-        if PATCHED_FROM <= len(found.endpoints) == len(addresses) and len(ready) == 1 and not last:
-            (pieces,) = ready.values()
-        return Chunk(port, set(addresses), _joined(ready), _joined(draining), _joined(last), pieces)
+        pieces, addresses = self._frame(found, found.endpoints, port, selector, backend_of)
+        return _chunk(port, set(addresses), pieces)
 
     def patch(  # noqa: PLR0913, PLR0917 -- `chunk` and what it was made from
         self,
@@ -146,29 +156,66 @@ class Frames:
         backend_of: Callable[[tuple[str, str]], Backend],
     ) -> Chunk | None:
         """Return what ``chunk`` returns for a slice that replaces an old one; costs what differs if it can."""
-        is_alike = old.ports == new.ports and len(old.endpoints) == len(new.endpoints)
-        if before is None or not before.pieces or not is_alike:
+        if before is None or before.pieces is None or old.ports != new.ports:
             return self.chunk(new, port_name, selector, backend_of)
-        (zone,) = before.ready
-        pieces = list(before.pieces)
+        pieces, addresses = before.pieces.copy(), set(before.addresses)
         came: list[str] = []
-        gone: list[str] = []
         # By identity: the store shares equal endpoints between versions of a slice.
-        for i in compress(count(), map(is_not, old.endpoints, new.endpoints)):
-            endpoint = new.endpoints[i]
-            backend = backend_of((new.meta.namespace, endpoint.pod))
-            fits = endpoint.ready and (endpoint.zone or backend.zone) == zone
-            if not (fits and selects(selector, backend.labels)):
-                return self.chunk(new, port_name, selector, backend_of)
-            pieces[3 * i : 3 * i + 3] = self._style(backend, before.port).pieces(endpoint.address)
-            came.append(endpoint.address)
-            gone.append(old.endpoints[i].address)
-        addresses = set(before.addresses)
-        addresses.difference_update(gone)
+        for there, here in reversed(edits(old.endpoints, new.endpoints)):
+            other, addressed = self._frame(new, new.endpoints[here], before.port, selector, backend_of)
+            addresses.difference_update([endpoint.address for endpoint in old.endpoints[there]])
+            came += addressed
+            pieces.replace(
+                there, other
+            )  # from the last to the first: the places before it stay what they are
         addresses.update(came)
-        if not len(before.addresses) == len(addresses) == len(new.endpoints):
+        if len(addresses) != pieces.size:
             return self.chunk(new, port_name, selector, backend_of)  # an address stands twice in the slice
-        return Chunk(before.port, addresses, {zone: b"".join(pieces)}, {}, {}, pieces)
+        return _chunk(before.port, addresses, pieces)
+
+    def _frame(
+        self,
+        found: EndpointSlice,
+        endpoints: tuple[Endpoint, ...],
+        port: int,
+        selector: Labels,
+        backend_of: Callable[[tuple[str, str]], Backend],
+    ) -> tuple[Pieces, list[str]]:
+        """Return the pieces of some of a slice's endpoints, and the addresses of those that are in a zone."""
+        namespace, known = found.meta.namespace, self._groups
+        groups: list[_Group | None] = []
+        framed: dict[_Group, list[list[bytes]]] = {}
+        addresses: list[str] = []
+        group, parts = None, _NO_PIECES
+        pod, backend, style = None, NOBODY, None
+        for endpoint in endpoints:
+            is_ready = endpoint.ready
+            if not (is_ready or endpoint.serving):
+                groups.append(None)
+                continue
+            if style is None or endpoint.pod != pod:
+                pod = endpoint.pod
+                found_backend = backend_of((namespace, pod))
+                if style is None or found_backend is not backend:
+                    backend = found_backend
+                    style = self._style(backend, port)
+            if selector and not selects(selector, backend.labels):
+                groups.append(None)
+                continue
+            address = endpoint.address
+            addresses.append(address)
+            zone = endpoint.zone or backend.zone
+            if group is None or group[0] != zone or group[1] is not is_ready:
+                group = (zone, is_ready)
+                group = known.setdefault(group, group)
+                parts = framed.setdefault(group, [[]] if is_ready else [[], []])
+            groups.append(group)
+            if is_ready:
+                parts[0] += style.pieces(address)
+            else:
+                parts[0].extend(self._style(backend, port, DRAINING).pieces(address))
+                parts[1].extend(style.pieces(address))
+        return Pieces(groups, framed), addresses
 
     def _style(self, backend: Backend, port: int, health: bytes = b"") -> _Style:
         takes_mtls = backend.takes_mtls(port)
@@ -217,8 +264,17 @@ def _metadata(namespace: str, workload: str, mtls: bool) -> bytes:  # noqa: FBT0
     return field(3, body) if body else b""
 
 
-def _joined(zones: dict[str, list[bytes]]) -> ZONES:
-    return {zone: b"".join(endpoints) for zone, endpoints in zones.items()}
+def _chunk(port: int, addresses: set[str], pieces: Pieces) -> Chunk:
+    ready: ZONES = {}
+    draining: ZONES = {}
+    last_resort: ZONES = {}
+    for (zone, is_ready), lists in pieces.framed.items():
+        if is_ready:
+            ready[zone] = b"".join(lists[0])
+        else:
+            draining[zone], last_resort[zone] = map(b"".join, lists)
+    is_kept = len(pieces.groups) >= PATCHED_FROM and len(addresses) == pieces.size
+    return Chunk(port, addresses, ready, draining, last_resort, pieces if is_kept else None)
 
 
 def overlap(chunks: Sequence[Chunk]) -> bool:
