@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 Form = Callable[[Resource], Resource]
 """What a client gets in place of a resource."""
 
+_FORMED = frozenset({ResourceType.LISTENER, ResourceType.ROUTES})
+"""The kinds that have another form; most responses carry others."""
+
 
 def form_of(node: Node | None, kind: ResourceType | None) -> Form | None:
     """Return what turns resources of a kind into what a client takes, None where it takes them as they are."""
-    found = older.release(node.version) if node is not None else None
-    if found is None:
+    if kind not in _FORMED or node is None or (found := older.release(node.version)) is None:
         return None
     match kind:
         case ResourceType.LISTENER if found < older.SCOPED_STATS:

@@ -43,9 +43,8 @@ def type_url_field(type_url: str) -> bytes:
 
 def delta_response(parts: list[bytes], removed: Iterable[str], type_url: bytes, nonce: str) -> bytes:
     """Return a DeltaDiscoveryResponse; `parts` are prefixes and Any fields, `type_url` is already framed."""
-    parts.extend(field(6, name.encode()) for name in removed)
-    parts.append(type_url)
-    parts.append(field(5, nonce.encode()))
+    parts += [field(6, name.encode()) for name in removed]
+    parts += (type_url, field(5, nonce.encode()))
     return b"".join(parts)
 
 

@@ -23,10 +23,14 @@ def encode(sub: Subscription, items: Items, nonce: str, client: Node | None = No
 
 def _delta(sub: Subscription, items: Items, nonce: str, form: Form | None) -> bytes:
     """Frame an incremental response; 'Duplicate Resource Names' cannot occur, as `items` is a mapping."""
-    present = [resource for resource in items.values() if resource is not None]
-    formed = present if form is None else map(form, present)
-    parts = [part for resource in formed for part in (resource.delta_prefix, resource.sotw)]
-    removed = [name for name, resource in items.items() if resource is None]
+    parts: list[bytes] = []
+    removed: list[str] = []
+    for name, resource in items.items():
+        if resource is None:
+            removed.append(name)
+        else:
+            formed = resource if form is None else form(resource)
+            parts += (formed.delta_prefix, formed.sotw)
     return frames.delta_response(parts, removed, _url_field(sub.url), nonce)
 
 
