@@ -99,8 +99,10 @@ async def serve(options: ServerOptions | None = None) -> AsyncGenerator[tuple[Me
     mesh = Mesh()
     mesh.server = Server(mesh.snapshot, mesh.registry, mesh.ledger, mesh.gate(), options)
     mesh.port = await mesh.server.start("127.0.0.1:0")
+    sweeper = asyncio.create_task(mesh.server.sweep())
     async with grpc.aio.insecure_channel(f"127.0.0.1:{mesh.port}") as channel:
         yield mesh, channel
+    sweeper.cancel()
     await mesh.server.stop()
 
 

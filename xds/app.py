@@ -216,6 +216,7 @@ class App:
         sys.stderr.write(f"proa serve: xds {Address(self.ports.xds.host, port)}, admin {at}\n")
         life.run("source", self._watch())
         life.run("trust", self._tick())
+        life.run("sweeper", self.server.sweep())
 
     async def _start(self, credentials: grpc.ServerCredentials | None) -> int:
         try:

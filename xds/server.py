@@ -5,6 +5,7 @@ It owns sockets, tasks, deadlines and counters; it must never decide what a prox
     gate = Gate(authenticate=…, connect=…, rule_of=…, …)          what the composition root decides
     server = Server(snapshot, registry, ledger, gate, ServerOptions())
     port = await server.start("127.0.0.1:18000", credentials)      credentials None: plaintext
+    tasks.create_task(server.sweep())                              deadlines, until it is cancelled
     server.wake(sessions)                                          after Registry.changed marked a whole batch
 
 Each stream has a reader (the call's own task) and one writer task. Every write is awaited, so that a client
@@ -112,7 +113,6 @@ class Server:
         self._last_stream = 0
         self._refusals = Refusals()
         self._server: grpc.aio.Server | None = None
-        self._sweeper: asyncio.Task[None] | None = None
         self.counters: Counter[str] = Counter()
         """Streams, refusals, stalls, answers: what `/metrics` shows."""
 
@@ -126,15 +126,12 @@ class Server:
             port = server.add_secure_port(address, credentials)
         await server.start()
         self._server = server
-        self._sweeper = asyncio.create_task(self._sweep(), name="xds-sweeper")
         return port
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """Refuse new calls, give open ones `grace_s` seconds, then end them; returns when all have ended."""
         if self._server is not None:
             await self._server.stop(grace_s)
-        if self._sweeper is not None:
-            self._sweeper.cancel()
 
     def wake(self, sessions: Iterable[Session]) -> None:
         """Let these sessions write what is due; call it once after a batch of `Registry.changed`."""
@@ -304,9 +301,10 @@ class Server:
                 raise _Stalled from None
             raise
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
         """End streams whose client does not read or does not answer, or is not who it was when it was admitted.
 
+        It runs until it is cancelled; a server without it keeps no deadline, so its failure is its owner's end.
         One sweep instead of a timer for each write, which costs as much as building the response. A deadline for
         writes alone would not be enough: gRPC takes a few megabytes from us before a write has to wait, and a
         client that never reads gets no more than that, as nothing is sent before its ACK.
