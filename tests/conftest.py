@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give tests of real processes a second try, within the bound that pyproject.toml sets for the whole run.
 
-    docs/adr/0042 says why, and why no pure test has one. A debugger stops at the first failure.
+    docs/adr/0043 says why, and why no pure test has one. A debugger stops at the first failure.
     """
     if config.option.usepdb:
         return
