@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.fakes.fleet import LOOPBACK, FakeStream, facts, row
+from xds import releases
 from xds.__main__ import VERBS, main
 from xds.address import Address
 from xds.admin import listening
@@ -57,7 +58,7 @@ async def served(problems: tuple[Problem, ...] = ()) -> AsyncGenerator[str]:
     ledger = Ledger()
     ledger.attach(FakeStream("web-0.shop", found=[row(), row(ResourceType.LISTENER, "outbound")]))
     rejected = row(ResourceType.ROUTES, "outbound", state=State.NACKED, error="Only unique\x1b[31m values")
-    ledger.attach(FakeStream("orders-0.shop", found=[row(), rejected]))
+    ledger.attach(FakeStream("orders-0.shop", found=[row(), rejected], version="1.39.3"))
     async with listening(dataclasses.replace(facts(ledger), problems=lambda: problems), LOOPBACK) as bound:
         yield str(bound)
 
@@ -141,8 +142,10 @@ async def test_status_shows_each_proxy_and_what_it_has_accepted() -> None:
     cells = {line[0]: [cell.strip() for cell in line if cell.strip()] for line in lines}
 
     assert result.exit_code == 0
-    assert cells["orders-0.shop"][3:] == ["no", "1/1", "-", "-", "-", "0/1 1 NACK", "-"]
-    assert cells["web-0.shop"][3:] == ["yes", "1/1", "-", "1/1", "-", "-", "-"]
+    assert cells["orders-0.shop"][3:] == ["no", "1/1", "-", "-", "-", "0/1 1 NACK", "-", "1.39.3"]
+    assert cells["web-0.shop"][3:] == ["yes", "1/1", "-", "1/1", "-", "-", "-", "1.40.0"]
+    (lacks,) = releases.lacks("1.39.3")
+    assert cells["1.39.3"] == ["1.39.3", "orders-0.shop", lacks]
 
 
 async def test_status_on_a_terminal_is_a_table_with_a_rule() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from xds import releases
 from xds.access import Access, Named
 from xds.api.conditions import Attribute, Condition
 from xds.api.core import Protocol
@@ -107,7 +110,7 @@ def test_before_1_38_only_a_ports_own_routes_are_changed() -> None:
 )
 def test_before_1_40_filters_stand_in_the_listener(version: str, expected: bool) -> None:  # noqa: FBT001
     """There a route cannot bring what verifies tokens; who names no version is of today."""
-    assert older.takes_filters(version) is expected
+    assert releases.takes_filters(version) is expected
 
 
 def test_the_form_keeps_name_and_version() -> None:
@@ -119,3 +122,20 @@ def test_the_form_keeps_name_and_version() -> None:
 
     assert (found.name, found.version, found.cause) == (today.name, today.version, today.cause)
     assert found.body != today.body
+
+
+def test_the_page_says_what_each_release_lacks_in_the_same_words() -> None:
+    """docs/envoys.md, `proa check` and `proa status` have one source."""
+    text = (Path(__file__).parent.parent / "docs" / "envoys.md").read_text("utf-8")
+    rows = [f"| {major}.{minor} | {words} |" for (major, minor), words in releases.LACKS]
+
+    assert "\n".join(rows) in text
+    assert list(releases.LACKS) == sorted(releases.LACKS, key=lambda row: row[0], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("version", "count"), [("1.40.1", 0), ("1.39.9", 1), ("1.38.0", 2), ("1.37.0", 4), ("1.36.4", 8), ("", 0)]
+)
+def test_an_older_envoy_lacks_what_began_later(version: str, count: int) -> None:
+    """Newest first; a client that names no version lacks nothing."""
+    assert releases.lacks(version) == tuple(words for _, words in releases.LACKS)[:count]

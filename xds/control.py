@@ -23,9 +23,9 @@ from xds.ledger import Ledger, Row
 from xds.places import Outcome, is_caller, is_counted, workload_of
 from xds.plan import Plan
 from xds.push import Registry
+from xds.releases import can_ask, takes_filters
 from xds.report import EjectedEndpoint, SeenByProxy
 from xds.resources import names
-from xds.resources.older import can_ask, takes_filters
 from xds.secrets import SecretPut, layer_of
 from xds.snapshot import ResourceType, Snapshot, View
 from xds.sources.store import Store

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from xds import releases
 from xds.resources import names, older
 from xds.snapshot import Resource, ResourceType, encode
 
@@ -24,12 +25,12 @@ _FORMED = frozenset({ResourceType.LISTENER, ResourceType.ROUTES})
 
 def form_of(node: Node | None, kind: ResourceType | None) -> Form | None:
     """Return what turns resources of a kind into what a client takes, None where it takes them as they are."""
-    if kind not in _FORMED or node is None or (found := older.release(node.version)) is None:
+    if kind not in _FORMED or node is None or (found := releases.release(node.version)) is None:
         return None
     match kind:
-        case ResourceType.LISTENER if found < older.SCOPED_STATS:
+        case ResourceType.LISTENER if found < releases.SCOPED_STATS:
             return lambda resource: _with_body(resource, older.listener(resource.body, found))
-        case ResourceType.ROUTES if found < older.EACH_LINE:
+        case ResourceType.ROUTES if found < releases.EACH_LINE:
             return _of_routes
         case _:
             return None

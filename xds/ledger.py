@@ -158,6 +158,8 @@ class ProxySummary:
     id: str
     streams: int
     connected_at: float
+    version: str
+    """What it says of itself, as ``1.40.0``; empty for a client that names none."""
     tallies: tuple[Tally, ...]
 
     @property
@@ -177,6 +179,11 @@ class Recorded(Protocol):
     @property
     def connected_at(self) -> float:
         """When it opened, in seconds."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The version that the node names, empty for none."""
         ...
 
     def rows(self) -> Iterable[Row]:
@@ -248,5 +255,6 @@ class Ledger:
             id=proxy,
             streams=len(streams),
             connected_at=min(stream.connected_at for stream in streams),
+            version=streams[-1].version,
             tallies=tuple(tally for stream in streams for tally in stream.tallies()),
         )

@@ -14,6 +14,7 @@ import msgspec
 from xds.api.core import Key
 from xds.fields import Problem
 from xds.ledger import Ledger, Push, Row, Tally
+from xds.releases import lacks
 from xds.snapshot import ResourceType
 
 TYPE_NAMES: Final = {
@@ -60,7 +61,10 @@ class SilentService(msgspec.Struct, frozen=True):
 
 
 class Proxy(msgspec.Struct, frozen=True):
-    """One connected proxy; ``acked``: it has accepted everything that it was sent."""
+    """One connected proxy; ``acked``: it has accepted everything that it was sent.
+
+    ``version`` is what it says of itself, ``lacks`` what an Envoy of that version misses (docs/envoys.md).
+    """
 
     id: str
     workload: str
@@ -70,6 +74,8 @@ class Proxy(msgspec.Struct, frozen=True):
     types: tuple[TypeCount, ...]
     ejected: tuple[EjectedEndpoint, ...] = ()
     silent: tuple[SilentService, ...] = ()
+    version: str = ""
+    lacks: tuple[str, ...] = ()
 
 
 class SeenByProxy(msgspec.Struct, frozen=True):
@@ -209,6 +215,8 @@ def proxies(
                 types=_count(found.tallies),
                 ejected=seen(found.id).ejected,
                 silent=seen(found.id).silent,
+                version=found.version,
+                lacks=lacks(found.version),
             )
             for found in ledger.proxies()
         )

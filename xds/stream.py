@@ -98,6 +98,11 @@ class Session:
         """The node ID, empty before the first request."""
         return "" if self.node is None else self.node.id
 
+    @property
+    def version(self) -> str:
+        """The version that the node names, empty for none: protobuf's zeros stand for that."""
+        return "" if self.node is None or self.node.version == "0.0.0" else self.node.version
+
     # ── requests ──────────────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, request: bytes, now: float) -> Events:

@@ -32,7 +32,7 @@ from xds.fields import Severity
 from xds.identity import Identity
 from xds.plan import Plan
 from xds.redirect import TO_APPLICATION
-from xds.resources.older import takes_filters
+from xds.releases import takes_filters
 from xds.snapshot import ResourceType, Snapshot
 from xds.sources.directory import Directory
 from xds.sources.store import Store

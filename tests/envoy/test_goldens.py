@@ -17,7 +17,7 @@ from tests.fakes.entropy import counted_entropy
 from xds.dialects import form_of
 from xds.events import Node
 from xds.identity import Identity
-from xds.resources.older import takes_filters
+from xds.releases import takes_filters
 from xds.snapshot import ResourceType, encode
 
 NEEDS = releases.NEEDS

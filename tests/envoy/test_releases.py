@@ -23,7 +23,7 @@ from rig import STRICT, App, MeshUnderTest, address
 from tests.access_reference import Verdict
 from tests.envoy import access_campaign, releases
 from xds.demo.manifests import OUTBOUND_PORT
-from xds.resources import older
+from xds.releases import EACH_LINE, STATS_LOGGER
 
 NEEDS = (*netns.NEEDS, *releases.NEEDS)
 
@@ -299,12 +299,12 @@ def release(version: str) -> tuple[int, ...]:
 
 def counts_requests(pods: Pods) -> bool:
     """Whether a release has the logger that counts."""
-    return release(pods.version) >= older.STATS_LOGGER
+    return release(pods.version) >= STATS_LOGGER
 
 
 def sees_lines(version: str) -> bool:
     """Whether a release sees each line of a repeated header."""
-    return release(version) >= older.EACH_LINE
+    return release(version) >= EACH_LINE
 
 
 def is_stricter(found: access_campaign.Difference) -> bool:

@@ -62,6 +62,7 @@ class FakeStream:
     proxy: str
     connected_at: float = 1_000.0
     found: list[Row] = field(default_factory=list[Row])
+    version: str = "1.40.0"
 
     def rows(self) -> Iterable[Row]:
         """Return the rows as they are."""

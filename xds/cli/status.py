@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @place_options
 @output_option
 def command(output: str, **where: Any) -> None:
-    """Show every connected proxy, what it has accepted of each type, whom it has ejected, and every problem."""
+    """Show every connected proxy, what it has accepted, what its Envoy lacks, whom it has ejected, every problem."""
     import msgspec
 
     from xds import report
@@ -50,11 +50,12 @@ def _show(found: report.Overview) -> None:
             age(now - proxy.connected_at),
             "yes" if proxy.acked else "no",
             *(_counts(proxy, kind) for kind in kinds),
+            proxy.version or "-",
         )
         for proxy in found.proxies
     ]
     if rows:
-        show(("PROXY", "WORKLOAD", "CONNECTED", "SYNCED", *(kind.upper() for kind in kinds)), rows)
+        show(("PROXY", "WORKLOAD", "CONNECTED", "SYNCED", *(kind.upper() for kind in kinds), "ENVOY"), rows)
     else:
         click.echo("no proxy is connected: start one with `envoy -c` on the output of `proa bootstrap`")
     ejected = [
@@ -79,6 +80,10 @@ def _show(found: report.Overview) -> None:
     if silent:
         click.echo()
         show(("NO ANSWER FROM", "TO", "TIMES", "LAST", "BECAUSE OF"), silent)
+    lacking = [(proxy.version, proxy.id, words) for proxy in found.proxies for words in proxy.lacks]
+    if lacking:
+        click.echo()
+        show(("OLDER ENVOY", "OF", "LACKS"), lacking)
     if found.problems:
         click.echo()
         places = [(p.severity, p.object, p.field, p.reason, p.where) for p in found.problems]
