@@ -17,7 +17,7 @@ from benchmarks.figures import Result
 from tests.fakes.pods import TEMPLATE, Raw, varied
 from xds import bootstrap, ca
 from xds.address import Address
-from xds.bootstrap.probes import tcp_probes
+from xds.bootstrap.probes import watch
 from xds.injection.istio import UNKNOWN
 from xds.injection.names import TOKEN_FILE
 from xds.injection.template import Template
@@ -73,7 +73,7 @@ def _template(root: ca.Authority) -> Template:
     document = bootstrap.build(
         bootstrap.template(xds_host="proa.proa-system.svc", xds_port=15010, channel=channel)
     )
-    return Template(image=TEMPLATE.image, bootstrap=document, tcp_probes=tcp_probes)
+    return Template(image=TEMPLATE.image, bootstrap=document, watch=watch)
 
 
 def _review(pod: Raw) -> Raw:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Final
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 
 from tests.fakes.entropy import counted_entropy
-from xds import report
+from xds import releases, report
 from xds.api.core import (
     ContainerPort,
     Meta,
@@ -22,6 +23,7 @@ from xds.api.core import (
     ServiceCIDR,
     ServicePort,
 )
+from xds.api.istio_security import MtlsMode, PeerAuthentication
 from xds.ca import new_channel_root
 from xds.checks import show
 from xds.checks.facts import Facts, Grant, Heartbeat, Replica, Running
@@ -49,6 +51,7 @@ from xds.checks.objects import (
 )
 from xds.checks.objects import Meta as RawMeta
 from xds.checks.run import CHECKS, run
+from xds.injection.hooks import Hook
 from xds.rotation import Phase
 from xds.trust import RootStatus, RotationStatus, Status
 
@@ -158,9 +161,9 @@ def test_ids_are_stable_and_unique() -> None:
     assert [check.id for check in CHECKS] == [
         "cluster.version", "cluster.permissions", "cluster.foreign-kinds", "cluster.kinds", "cluster.injectors",
         "cluster.clocks", "control.deployment", "control.replicas", "control.leader", "control.reachable",
-        "webhook.trust", "trust.roots", "proxies.accept", "proxies.answered", "objects.in-force",
-        "namespaces.pod-security", "network.egress", "network.ingress", "network.addresses", "pods.meshed",
-        "pods.current", "services.ports",
+        "webhook.trust", "trust.roots", "proxies.accept", "proxies.answered", "proxies.release",
+        "objects.in-force", "namespaces.pod-security", "network.egress", "network.ingress", "network.addresses",
+        "pods.meshed", "pods.current", "pods.hooks", "services.ports",
     ]  # fmt: skip
 
 
@@ -173,6 +176,67 @@ def test_a_service_that_does_not_answer_a_sidecar_is_told() -> None:
     result = found(facts, "proxies.answered")
     assert (result.severity, result.subject) == (Severity.WARNING, "Proxy web-1.shop")
     assert "rate limit service did not answer" in result.message
+
+
+@pytest.mark.parametrize(
+    ("image", "before"), [("old:1", ""), (IMAGE, "proa install | kubectl apply -f - && ")]
+)
+def test_an_older_envoy_is_named_with_what_it_lacks_and_the_restart(image: str, before: str) -> None:
+    """Restarted alone where a newer image is injected already, else after an installation that brings one."""
+    lacks = releases.lacks("1.39.3")
+    proxy = report.Proxy(
+        "web-1.shop", "shop/web", NOW, 1, acked=True, types=(), version="1.39.3", lacks=lacks
+    )
+    today = msgspec.structs.replace(proxy, id="web-2.shop", version="1.40.0", lacks=())
+    gone = msgspec.structs.replace(proxy, id="web-0.shop")
+    facts = replace(
+        healthy(),
+        pods=(Running(CONTROL, "ReplicaSet"), Running(WEB, "ReplicaSet", (("proa-proxy", image),))),
+        replicas=(replace(healthy().replicas[0], proxies=(gone, proxy, today)),),
+    )
+    results = [one for one in run(facts, pre=False) if one.check == "proxies.release"]
+
+    assert [(one.severity, one.subject, one.fix) for one in results] == [
+        (Severity.WARNING, "Workload shop/web", f"{before}kubectl -n shop rollout restart deployment/web")
+    ]
+    assert results[0].message == f"web-1 is with Envoy 1.39.3, which lacks of 1.40: {'; '.join(lacks)}"
+
+
+HOOK: Final = Hook("app", "preStop", 8080)
+STRICT: Final = MtlsMode.STRICT
+
+
+@pytest.mark.parametrize(
+    ("policies", "severity"),
+    [
+        ((), Severity.OK),
+        ((PeerAuthentication(Meta("proa-system", "default"), mode=STRICT),), Severity.WARNING),
+        ((PeerAuthentication(Meta("shop", "default"), mode=STRICT),), Severity.WARNING),
+        ((PeerAuthentication(Meta("other", "default"), mode=STRICT),), Severity.OK),
+        (
+            (
+                PeerAuthentication(Meta("shop", "default"), mode=STRICT),
+                PeerAuthentication(
+                    Meta("shop", "web"), (("app", "web"),), STRICT, ((8080, MtlsMode.PERMISSIVE),)
+                ),
+            ),
+            Severity.OK,
+        ),
+    ],
+)
+def test_a_hook_that_strict_refuses_is_named_once(
+    policies: tuple[PeerAuthentication, ...], severity: Severity
+) -> None:
+    """By workload, whatever number of Pods it has, with the command that edits it."""
+    second = msgspec.structs.replace(WEB, meta=Meta("shop", "web-2", WEB.meta.labels))
+    pods = (Running(CONTROL), *(Running(one, "ReplicaSet", (), (HOOK,)) for one in (WEB, second)))
+    facts = replace(healthy(), pods=pods, authentications=policies)
+    results = [one for one in run(facts, pre=True) if one.check == "pods.hooks"]
+
+    assert [one.severity for one in results] == [severity]
+    if severity is not Severity.OK:
+        assert (results[0].subject, results[0].message) == ("Workload shop/web", HOOK.said)
+        assert results[0].fix == "kubectl -n shop edit deployment/web"
 
 
 def test_a_cluster_without_native_sidecars_is_refused() -> None:

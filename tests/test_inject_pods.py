@@ -27,6 +27,12 @@ def args(pod: Raw) -> dict[str, str]:
     }
 
 
+def watched(pod: Raw) -> list[list[Any]]:
+    """Return what the sidecar is told to ask."""
+    found: list[list[Any]] = json.loads(args(pod)["--config-yaml"])["watched"]
+    return found
+
+
 def untouched(pod: Raw, where: Any = ON, **more: Any) -> Untouched:
     """Return why a Pod gets nothing."""
     outcome = inject(pod, where, TEMPLATE, **more)
@@ -164,7 +170,7 @@ def test_the_bootstrap_travels_as_an_argument() -> None:
 def test_a_bootstrap_that_no_command_line_carries_is_refused_at_once() -> None:
     """Not when the first Pod arrives."""
     with pytest.raises(Exception, match="bootstrap takes"):
-        Template(image="a", bootstrap={"text": "x" * (1 << 17)}, tcp_probes=TEMPLATE.tcp_probes)
+        Template(image="a", bootstrap={"text": "x" * (1 << 17)}, watch=TEMPLATE.watch)
 
 
 @pytest.mark.parametrize(
@@ -233,24 +239,87 @@ def test_tcp_probes_ask_the_sidecar_and_others_stay() -> None:
     assert container(pod, "b")["readinessProbe"]["httpGet"]["path"] == "/tcp/9000"
     assert container(pod, "g")["startupProbe"]["httpGet"]["path"] == "/tcp/7000"
     assert [container(pod, name) for name in "cdef"] == containers[2:]
-    assert json.loads(args(pod)["--config-yaml"])["watched"] == [7000, 8080, 9000]
+    assert [one[:2] for one in watched(pod)] == [
+        ["/tcp/7000", 7000],
+        ["/tcp/8080", 8080],
+        ["/tcp/9000", 9000],
+    ]
 
 
-def test_an_https_probe_asks_whether_the_port_accepts() -> None:
-    """It is TLS that the sidecar cannot tell from a stranger's; who applies it hears of it."""
-    probe: Raw = {"httpGet": {"scheme": "HTTPS", "port": "web", "path": "/healthz"}, "periodSeconds": 2}
-    app: Raw = {"name": "app", "ports": [{"name": "web", "containerPort": 8443}], "readinessProbe": probe}
+def test_the_sidecar_asks_an_https_probe_in_the_kubelets_place() -> None:
+    """Path, headers and timeout as they were, on a named port; each different request of a port has a place."""
+    header = {"name": "X-Probe", "value": "100%"}
+    asked: Raw = {"scheme": "https", "port": "web", "path": "healthz?full=1#x", "httpHeaders": [header]}
+    app: Raw = {
+        "name": "app",
+        "ports": [{"name": "web", "containerPort": 8443}],
+        "readinessProbe": {"httpGet": asked, "periodSeconds": 2, "timeoutSeconds": 3},
+        "livenessProbe": {"httpGet": {"scheme": "HTTPS", "port": 8443}},
+        "startupProbe": {"httpGet": {"scheme": "HTTPS", "port": 8443, "path": "/"}},
+    }
     outcome = inject(arriving(spec={"containers": [app]}), ON, TEMPLATE)
+    after = injected(arriving(spec={"containers": [app]}))
 
     assert isinstance(outcome, Patched)
-    after = injected(arriving(spec={"containers": [app]}))
+    assert outcome.warnings == ()
     assert container(after, "app")["readinessProbe"] == {
-        "httpGet": {"path": "/tcp/8443", "port": 15021, "scheme": "HTTP"},
+        "httpGet": {"path": "/https/8443/2", "port": 15021, "scheme": "HTTP"},
         "periodSeconds": 2,
+        "timeoutSeconds": 3,
     }
-    assert outcome.warnings == (
-        "container app: an HTTPS probe becomes one whether port 8443 accepts connections",
-    )
+    assert [
+        container(after, "app")[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe")
+    ] == [
+        "/https/8443",
+        "/https/8443",
+    ]
+    assert watched(after) == [
+        ["/https/8443", 8443, "/", [], 1],
+        ["/https/8443/2", 8443, "/healthz?full=1", [["X-Probe", "100%"]], 3],
+    ]
+
+
+@pytest.mark.parametrize("header", [{"name": "a b", "value": "x"}, {"name": "a", "value": "x\r\nb: c"}, {}])
+def test_a_header_that_no_request_carries_is_refused_by_name(header: Raw) -> None:
+    """The sidecar's bootstrap would be refused as a whole, and the Pod never start."""
+    probe: Raw = {"httpGet": {"scheme": "HTTPS", "port": 8443, "httpHeaders": [header]}}
+    outcome = untouched(arriving(spec={"containers": [{"name": "app", "readinessProbe": probe}]}))
+
+    assert outcome.is_refusal
+    assert outcome.message.startswith("spec.containers.0.readinessProbe.httpGet.httpHeaders: ")
+
+
+def test_a_hook_that_the_kubelet_sends_is_told_with_its_fix() -> None:
+    """By container, hook and port; not one that asks just what a probe asks, or comes to no intercepted port."""
+    hook: Raw = {"httpGet": {"port": "web", "path": "/stop"}}
+    same: Raw = {"httpGet": {"port": 8080, "path": "healthz?stop=1"}}
+    ports = [{"name": "web", "containerPort": 8080}]
+    containers: list[Raw] = [
+        {"name": "app", "ports": ports, "lifecycle": {"preStop": hook, "postStart": {"exec": {}}}},
+        {"name": "b", "lifecycle": {"postStart": same, "preStop": {"sleep": {"seconds": 2}}}},
+        {"name": "c", "lifecycle": {"preStop": {"httpGet": {"port": 9001, "path": "/stop"}}}},
+        {"name": "d", "lifecycle": {"preStop": {"httpGet": {"port": 8080, "host": "example.com"}}}},
+        {"name": "e", "readinessProbe": {"httpGet": {"port": 8080, "path": "/healthz"}}},
+        {
+            "name": "f",
+            "lifecycle": {"postStart": {"httpGet": {"port": 8080, "scheme": "HTTPS", "path": "/healthz"}}},
+        },
+    ]
+    annotations = {"proa.dev/exclude-inbound-ports": "9001"}
+    pod = arriving(metadata={"annotations": annotations}, spec={"containers": containers})
+    outcome = inject(pod, ON, TEMPLATE)
+
+    assert isinstance(outcome, Patched)
+    said = [warning.partition(" is a stranger's")[0] for warning in outcome.warnings]
+    assert said == [
+        "container app: lifecycle.preStop.httpGet: the kubelet's request to port 8080",
+        "container f: lifecycle.postStart.httpGet: the kubelet's request to port 8080",
+    ]
+    assert "gets SIGTERM at once" in outcome.warnings[0]
+    assert "killed and started again" in outcome.warnings[1]
+    assert [container(injected(pod), name) for name in "abcdf" if name != "a"] == [
+        one for one in containers if one["name"] in "bcdf"
+    ]
 
 
 def test_the_sidecars_user_is_warned_of() -> None:

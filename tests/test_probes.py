@@ -11,7 +11,8 @@ import pytest
 
 from xds import settings
 from xds.bootstrap import Plaintext, Spec, build
-from xds.bootstrap.probes import path, tcp_probes
+from xds.bootstrap.probes import path, tcp_probes, watch
+from xds.injection.probes import Watched
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,31 @@ def test_each_port_has_a_path_and_a_check(document: dict[str, Any]) -> None:
     assert [found["name"] for found in clusters] == ["probe|3306", "probe|7000"]
     assert all(found["health_checks"][0]["tcp_health_check"] == {} for found in clusters)
     assert _filters(changed)[-1]["name"] == "envoy.filters.http.router"
+
+
+def test_an_https_probe_is_an_active_check_in_tls(document: dict[str, Any]) -> None:
+    """The kubelet's request: its path, headers and timeout, no verification, TLS 1.2 and 1.3, 200..399 is good."""
+    headers = (("Host", "shop.example"), ("X-Probe", "100%"))
+    changed = watch(document, [Watched("/https/8443", 8443, "/a b?full=1&c=%20", headers, 3)])
+    (cluster,) = [one for one in changed["static_resources"]["clusters"] if one["name"].startswith("probe|")]
+    (check,) = cluster["health_checks"]
+
+    assert cluster["name"] == "probe|/https/8443"
+    assert cluster["transport_socket"]["typed_config"]["common_tls_context"] == {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"}
+    }
+    assert (check["timeout"], check["reuse_connection"]) == ("3s", False)
+    assert check["http_health_check"] == {
+        "host": "shop.example",
+        "path": "/a%20b?full=1&c=%20",
+        "expected_statuses": [{"start": 200, "end": 400}],
+        "request_headers_to_add": [
+            {
+                "header": {"key": "X-Probe", "value": "100%%"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+    }
 
 
 def test_the_given_document_stays(document: dict[str, Any]) -> None:

@@ -105,6 +105,11 @@ class Rig:
         return cast("Raw", apply(pod, operations))
 
 
+HOOKED = arriving(
+    spec={"containers": [{"name": "app", "lifecycle": {"preStop": {"httpGet": {"port": 8080}}}}]}
+)
+
+
 @asynccontextmanager
 async def serving() -> AsyncGenerator[Rig]:
     """Serve on a free port of the loopback."""
@@ -188,10 +193,28 @@ async def test_why_a_pod_was_left_alone_is_told(metadata: Raw, about: Reference)
     assert (notice.reason, notice.is_warning) == ("HostNetwork", False)
 
 
+async def test_a_warning_is_also_an_event() -> None:
+    """The controller of a Deployment's Pods reads warnings, and shows them to nobody."""
+    async with serving() as rig:
+        _, text = await rig.post(review(HOOKED))
+
+    response = json.loads(text)["response"]
+    assert response["allowed"] is True
+    assert rig.notices == [
+        Notice(
+            Reference("ReplicaSet", "shop", "orders-5d8f", "apps/v1", "u1"),
+            "InjectedWithWarnings",
+            "\n".join(response["warnings"]),
+        )
+    ]
+    assert rig.notices[0].note.startswith("container app: lifecycle.preStop.httpGet: ")
+
+
 async def test_a_dry_run_has_no_effect() -> None:
     """No Event of what does not happen."""
     async with serving() as rig:
         await rig.post(review(arriving(spec={"hostNetwork": True}), dryRun=True))
+        await rig.post(review(HOOKED, dryRun=True))
 
     assert rig.notices == []
 

@@ -21,7 +21,7 @@ import msgspec
 from xds import channel, settings
 from xds.address import Address
 from xds.app import App, Life, Ports
-from xds.bootstrap.probes import tcp_probes
+from xds.bootstrap.probes import watch
 from xds.ca import CaError, Leaf
 from xds.gate import ServerOptions
 from xds.identity import Refusal, Refused
@@ -344,7 +344,7 @@ class Sidecar:
         self.template = Template(
             image=self.image,
             bootstrap=msgspec.json.decode(text, type=dict[str, object]),
-            tcp_probes=tcp_probes,
+            watch=watch,
         )
         self._roots = roots
 

@@ -12,7 +12,7 @@ from tests.cluster import images, node
 from tests.cluster.cluster import Cluster
 from tests.fakes.pods import ON, Raw, injected
 from xds import bootstrap, settings
-from xds.bootstrap.probes import tcp_probes
+from xds.bootstrap.probes import watch
 from xds.demo.processes import wait_until
 from xds.injection.names import TOKEN_FILE
 from xds.injection.template import Template, token_secret
@@ -34,9 +34,7 @@ def template(roots: str) -> Template:
     document = bootstrap.build(
         bootstrap.template(xds_host="proa.proa-system.svc", xds_port=15010, channel=channel)
     )
-    return Template(
-        image=settings.PROXY_IMAGE, bootstrap=document, tcp_probes=tcp_probes, pull_policy="IfNotPresent"
-    )
+    return Template(image=settings.PROXY_IMAGE, bootstrap=document, watch=watch, pull_policy="IfNotPresent")
 
 
 @pytest.fixture(scope="module")

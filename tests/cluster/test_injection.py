@@ -21,7 +21,7 @@ from tests.fakes.pods import Raw, varied
 from xds import bootstrap, ca
 from xds.address import Address
 from xds.api.core import Labels
-from xds.bootstrap.probes import tcp_probes
+from xds.bootstrap.probes import watch
 from xds.cli.inject import command as inject_command
 from xds.injection.istio import IstioLabels
 from xds.injection.registration import configuration
@@ -104,7 +104,7 @@ class Mesh:
         self.registration = Registration(
             client, roots=lambda: bootstrap_roots(self.rotation.slots), istio=lambda: self.injectors.rule
         )
-        template = Template(image="proxy:1", bootstrap=bootstrap_template(), tcp_probes=tcp_probes)
+        template = Template(image="proxy:1", bootstrap=bootstrap_template(), watch=watch)
         self.webhook = Webhook(
             Sources(
                 template=lambda: template,

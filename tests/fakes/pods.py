@@ -9,6 +9,7 @@ from typing import Any
 from xds.api.core import Labels, Meta, Namespace
 from xds.injection.decision import Patched, inject
 from xds.injection.patch import apply
+from xds.injection.probes import Watched
 from xds.injection.template import Template
 
 Raw = dict[str, Any]
@@ -17,15 +18,15 @@ ON = Namespace(Meta("", "shop", (("proa.dev/inject", "enabled"),)))
 OFF = Namespace(Meta("", "shop"))
 
 
-def watch_ports(document: Raw, ports: Sequence[int]) -> Raw:
-    """Stand for `xds.bootstrap.probes.tcp_probes`: the ports are all that matters here."""
-    return {**document, "watched": list(ports)}
+def watch(document: Raw, watched: Sequence[Watched]) -> Raw:
+    """Stand for `xds.bootstrap.probes.watch`: which they are is all that matters here."""
+    return {**document, "watched": [list(one) for one in watched]}
 
 
 TEMPLATE = Template(
     image="proxy:1",
     bootstrap={"node": {"metadata": {"pod": "$(POD_NAME)", "price": "$5"}}},
-    tcp_probes=watch_ports,
+    watch=watch,
 )
 
 

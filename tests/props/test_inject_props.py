@@ -41,13 +41,19 @@ def http_probe(port: object) -> Raw:
     return {"httpGet": {"port": port, "path": "/healthz"}}
 
 
+def https_probe(port: object) -> Raw:
+    """Return a probe that asks in TLS."""
+    headers = [{"name": "a", "value": "b"}]
+    return {"httpGet": {"port": port, "scheme": "HTTPS", "httpHeaders": headers}, "timeoutSeconds": 2}
+
+
 OTHER_PROBES: list[Raw | None] = [
     {"exec": {"command": ["true"]}},
     {"tcpSocket": {"port": 80, "host": "elsewhere"}},
     None,
 ]
 PROBE: st.SearchStrategy[Raw | None] = (
-    PORTS.map(socket_probe) | PORTS.map(http_probe) | st.sampled_from(OTHER_PROBES)
+    PORTS.map(socket_probe) | PORTS.map(http_probe) | PORTS.map(https_probe) | st.sampled_from(OTHER_PROBES)
 )
 CONTAINER: st.SearchStrategy[Raw] = st.fixed_dictionaries(
     {"name": NAMES},
@@ -57,7 +63,9 @@ CONTAINER: st.SearchStrategy[Raw] = st.fixed_dictionaries(
         "livenessProbe": PROBE,
         "readinessProbe": PROBE,
         "startupProbe": PROBE,
-        "lifecycle": st.just({"postStart": {"tcpSocket": {"port": 80}}}),
+        "lifecycle": st.sampled_from(
+            [{"postStart": {"tcpSocket": {"port": 80}}}, {"preStop": {"httpGet": {"port": "web"}}}]
+        ),
         "securityContext": st.just({"runAsUser": 1337}),
         "restartPolicy": st.just("Always"),
     },
@@ -137,7 +145,14 @@ def _put_probes_back(now: Raw, then: Raw) -> None:
         before: Raw = then.get(name) or {}
         after: Raw = now.get(name) or {}
         asked: Raw = after.get("httpGet") or {}
-        if before.get("tcpSocket") and asked.get("port") == 15021 and str(asked["path"]).startswith("/tcp/"):
+        if (before.get("httpGet") or {}).get("scheme") == "HTTPS" and str(asked.get("path")).startswith(
+            "/https/"
+        ):
+            assert asked["port"] == 15021
+            after["httpGet"] = before["httpGet"]
+        elif (
+            before.get("tcpSocket") and asked.get("port") == 15021 and str(asked["path"]).startswith("/tcp/")
+        ):
             del after["httpGet"]
             after["tcpSocket"] = before["tcpSocket"]
 

@@ -11,9 +11,11 @@ from types import MappingProxyType
 from typing import Final
 
 from xds.api.core import Namespace, Node, Pod, Service, ServiceCIDR
+from xds.api.istio_security import PeerAuthentication
 from xds.api.mesh import MeshSettings
 from xds.checks.objects import Crd, Deployment, Lease, NetworkPolicy, WebhookConfiguration
 from xds.inject import wants_sidecar
+from xds.injection.hooks import Hook
 from xds.report import ProblemRecord, Proxy
 from xds.trust import Status
 
@@ -29,11 +31,13 @@ _RESTARTED: Final = {"ReplicaSet": "deployment", "StatefulSet": "statefulset", "
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A Pod, the kind of its controller (empty: none), and the image of each container by name."""
+    """A Pod, the kind of its controller (empty: none), the image of each container by name, and its hooks."""
 
     pod: Pod
     controller: str = ""
     images: tuple[tuple[str, str], ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    """Its lifecycle hooks whose requests are intercepted, or will be."""
 
     @property
     def is_over(self) -> bool:
@@ -47,6 +51,14 @@ class Running:
         if kind is None:
             return f"kubectl -n {meta.namespace} delete pod {meta.name}"
         return f"kubectl -n {meta.namespace} rollout restart {kind}/{self.pod.workload}"
+
+    def edit(self) -> str:
+        """Return the command that edits what the Pod is made from; for one without a controller, that shows it."""
+        kind = _RESTARTED.get(self.controller)
+        meta = self.pod.meta
+        if kind is None:
+            return f"kubectl -n {meta.namespace} get pod {meta.name} -o yaml  # change it where it is made"
+        return f"kubectl -n {meta.namespace} edit {kind}/{self.pod.workload}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,8 @@ class Facts:
     pods: tuple[Running, ...] = ()
     services: tuple[Service, ...] = ()
     policies: tuple[NetworkPolicy, ...] = ()
+    authentications: tuple[PeerAuthentication, ...] = ()
+    """The PeerAuthentications; one that cannot be read stands as what is in force for it: STRICT."""
     crds: tuple[Crd, ...] = ()
     nodes: tuple[Node, ...] = ()
     ranges: tuple[ServiceCIDR, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from xds.checks import cluster, control, network, workloads
+from xds.checks import cluster, control, hooks, network, workloads
 from xds.checks.facts import Facts
 from xds.checks.finding import Finding, Result, Severity
 
@@ -53,6 +53,7 @@ CHECKS: Final = (
     Check("trust.roots", Phase.AFTER, ("pods", "replicas"), control.roots),
     Check("proxies.accept", Phase.AFTER, ("pods", "replicas"), control.rejections),
     Check("proxies.answered", Phase.AFTER, ("pods", "replicas"), control.answers),
+    Check("proxies.release", Phase.AFTER, ("pods", "replicas"), workloads.releases),
     Check("objects.in-force", Phase.AFTER, ("pods", "replicas"), control.problems),
     Check("namespaces.pod-security", Phase.EVER, ("namespaces", "pods"), workloads.pod_security),
     Check("network.egress", Phase.EVER, ("namespaces", "pods", "policies"), network.reach),
@@ -61,6 +62,7 @@ CHECKS: Final = (
           workloads.addresses),
     Check("pods.meshed", Phase.AFTER, ("namespaces", "pods"), workloads.not_meshed),
     Check("pods.current", Phase.AFTER, ("namespaces", "pods"), workloads.images),
+    Check("pods.hooks", Phase.EVER, ("namespaces", "pods", "authentications", "settings"), hooks.refused),
     Check("services.ports", Phase.EVER, ("namespaces", "pods", "services"), workloads.ports),
 )  # fmt: skip
 

@@ -12,8 +12,9 @@ from typing import Final
 
 from xds.api.core import Pod, Service, ServicePort, label, selects
 from xds.api.kubernetes import SIDECAR_CONTAINER
-from xds.checks.facts import NAMESPACE, Facts, Running
+from xds.checks.facts import INSTALL, NAMESPACE, Facts, Running
 from xds.checks.finding import Finding, error, warning
+from xds.releases import TODAY
 
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _TOO_STRICT: Final = frozenset({"baseline", "restricted"})
@@ -55,6 +56,21 @@ def images(facts: Facts) -> Iterator[Finding]:
         image = dict(found[0].images)[SIDECAR_CONTAINER]
         message = f"{_names(found)} with the sidecar {image}; {facts.proxy_image} is injected now"
         yield warning(_workload(found[0]), message, fix)
+
+
+def releases(facts: Facts) -> Iterator[Finding]:
+    """No sidecar is an older Envoy, which lacks a part of what today's does."""
+    proxies = {proxy.id: proxy for replica in facts.replicas for proxy in replica.proxies if proxy.lacks}
+    of_pods = {f"{one.pod.meta.name}.{one.pod.meta.namespace}": one for one in facts.pods if not one.is_over}
+    older = [(proxies[name], of_pods[name]) for name in sorted(proxies.keys() & of_pods.keys())]
+    for fix, found in _by_restart(running for _, running in older):
+        proxy = next(proxy for proxy, running in older if running is found[0])
+        today = ".".join(map(str, TODAY))
+        message = (
+            f"{_names(found)} with Envoy {proxy.version}, which lacks of {today}: {'; '.join(proxy.lacks)}"
+        )
+        is_due = dict(found[0].images).get(SIDECAR_CONTAINER) != facts.proxy_image
+        yield warning(_workload(found[0]), message, fix if is_due else f"{INSTALL} && {fix}")
 
 
 def ports(facts: Facts) -> Iterator[Finding]:

@@ -126,7 +126,7 @@ def _template(pem: str, xds: tuple[str, int], image: str) -> Template:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     from xds import bootstrap
-    from xds.bootstrap.probes import tcp_probes
+    from xds.bootstrap.probes import watch
     from xds.fields import ConfigError
     from xds.injection.names import TOKEN_FILE
     from xds.injection.template import Template
@@ -141,6 +141,6 @@ def _template(pem: str, xds: tuple[str, int], image: str) -> Template:
         newest_first = "".join(root.public_bytes(Encoding.PEM).decode("ascii") for root in found)
         channel = bootstrap.tls_of_roots(newest_first, Path(TOKEN_FILE))
         document = bootstrap.build(bootstrap.template(xds_host=xds[0], xds_port=xds[1], channel=channel))
-        return Template(image=image, bootstrap=document, tcp_probes=tcp_probes)
+        return Template(image=image, bootstrap=document, watch=watch)
     except (ValueError, ConfigError) as error:
         raise click.ClickException(str(error)) from None

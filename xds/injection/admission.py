@@ -133,12 +133,9 @@ def answer(body: bytes, selected: Selected, world: World) -> Verdict:
         encoded = _respond(request.uid, outcome)
     except (ConfigError, UnicodeEncodeError) as error:
         raise BadReviewError(f"request.object: {error}") from None
-    if isinstance(outcome, Patched):
-        return Verdict(encoded, "Injected")
-    is_told = outcome.is_told and not request.dry_run
-    return Verdict(
-        encoded, outcome.reason.value, _notice(outcome, arrival, namespace.meta.name) if is_told else None
-    )
+    about = _about(arrival, namespace.meta.name)
+    notice = None if request.dry_run else _notice(outcome, about)
+    return Verdict(encoded, "Injected" if isinstance(outcome, Patched) else outcome.reason.value, notice)
 
 
 def _read(body: bytes) -> _Request:
@@ -176,12 +173,26 @@ def _encode(response: _Response) -> bytes:
     return _ENCODER.encode(_Answer(response))
 
 
-def _notice(outcome: Untouched, arrival: Arrival, namespace: str) -> Notice:
-    """Return what to tell, on something that exists by then: the Pod if it has a name, else who makes it."""
-    return Notice(_about(arrival, namespace), outcome.reason.value, outcome.message, outcome.is_refusal)
+def _notice(outcome: Outcome, about: Reference) -> Notice | None:
+    """Return what to tell, None for nothing.
+
+    A controller that creates the Pod reads our warnings, and shows them to nobody: so they are an Event too.
+    """
+    match outcome:
+        case Patched(warnings=()):
+            return None
+        case Patched(warnings=warnings):
+            return Notice(about, "InjectedWithWarnings", "\n".join(warnings))
+        case Untouched():
+            return (
+                Notice(about, outcome.reason.value, outcome.message, outcome.is_refusal)
+                if outcome.is_told
+                else None
+            )
 
 
 def _about(arrival: Arrival, namespace: str) -> Reference:
+    """Return something that exists by the time that it is told of: the Pod if it has a name, else who makes it."""
     if arrival.name:
         return Reference("Pod", namespace, arrival.name, "v1")
     owner = arrival.controller

@@ -17,6 +17,7 @@ from xds.api.kubernetes import INIT_CONTAINER, SIDECAR_CONTAINER, WORKLOAD_NAME
 from xds.api.scraping import PATH, PORT, SCRAPE
 from xds.fields import ConfigError
 from xds.inject import INJECT, wants_sidecar
+from xds.injection.hooks import hooks
 from xds.injection.istio import UNKNOWN, IstioRule
 from xds.injection.names import (
     TOKEN_SECRET,
@@ -172,10 +173,11 @@ def _patch(pod: Json, arrival: Arrival, template: Template, workload: str) -> Pa
     spec = fields(pod.get("spec"))
     wishes = read_wishes(dict(arrival.annotations))
     name = arrival.workload(workload)
-    probes = rewrite(spec, wishes.exclusions.excluded_inbound_ports)
+    excluded = wishes.exclusions.excluded_inbound_ports
+    probes = rewrite(spec, excluded)
     added = (
         init_container(template, wishes),
-        sidecar_container(template, wishes, name, arrival.labels, template.argument(probes.ports)),
+        sidecar_container(template, wishes, name, arrival.labels, template.argument(probes.watched)),
     )
     return Patched(
         (
@@ -184,7 +186,7 @@ def _patch(pod: Json, arrival: Arrival, template: Template, workload: str) -> Pa
             *_insert(spec, "initContainers", added, at_start=True),
             *_insert(spec, "volumes", (token_volume(),), at_start=False),
         ),
-        (*wishes.warnings, *probes.warnings, *_shared_uid(spec)),
+        (*wishes.warnings, *(hook.said for hook in hooks(spec, excluded)), *_shared_uid(spec)),
     )
 
 

@@ -16,6 +16,7 @@ from xds import settings
 from xds.fields import ConfigError
 from xds.injection.names import TOKEN_FILE
 from xds.injection.patch import Json
+from xds.injection.probes import Watched
 
 VARIABLES: Final = (
     "POD_NAME",
@@ -42,8 +43,8 @@ class Template:
     image: str
     bootstrap: Json
     """The document that `proa bootstrap --transparent` prints."""
-    tcp_probes: Callable[[Json, Sequence[int]], Json]
-    """Adds the watching of these ports to a bootstrap (`xds.bootstrap.probes`)."""
+    watch: Callable[[Json, Sequence[Watched]], Json]
+    """Adds to a bootstrap what the sidecar asks in place of probes (`xds.bootstrap.probes`)."""
     pull_policy: str = ""
     """``imagePullPolicy`` of both containers; empty leaves it to Kubernetes."""
     reserved: frozenset[str] = RESERVED_NAMESPACES
@@ -52,12 +53,12 @@ class Template:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_text", _argument(self.bootstrap))
 
-    def argument(self, ports: Sequence[int]) -> str:
-        """Return the bootstrap of a Pod as the text of ``--config-yaml``, with TCP probes of these ports.
+    def argument(self, watched: Sequence[Watched]) -> str:
+        """Return the bootstrap of a Pod as the text of ``--config-yaml``, with what stands for its probes.
 
         Raises ConfigError where there are more of them than a command line holds.
         """
-        return _argument(self.tcp_probes(self.bootstrap, ports)) if ports else self._text
+        return _argument(self.watch(self.bootstrap, watched)) if watched else self._text
 
 
 def token_secret() -> str:

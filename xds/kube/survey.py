@@ -16,7 +16,7 @@ import msgspec
 from xds import report
 from xds.api import cluster as cluster_api
 from xds.api import kubernetes as core_api
-from xds.api.core import Namespace, label
+from xds.api.core import Namespace, Pod, label
 from xds.api.manifest import read as read_manifest
 from xds.api.mesh import MeshSettings
 from xds.checks.control import seconds
@@ -24,8 +24,12 @@ from xds.checks.facts import NAME, NAMESPACE, Facts, Grant, Heartbeat, Replica, 
 from xds.checks.objects import Conditions, Crd, Deployment, Lease, NetworkPolicy, WebhookConfiguration
 from xds.fields import ConfigError, Reader
 from xds.inject import INJECT
+from xds.injection.hooks import Hook, hooks
+from xds.injection.names import fields
+from xds.injection.wishes import read_wishes
 from xds.kube.client import Client
 from xds.kube.forward import exchange
+from xds.kube.lists import authentications, listed, single
 from xds.sources.transport import ApiError
 from xds.trust import Status
 
@@ -35,9 +39,6 @@ ADMIN_PORT: Final = 15014
 """The admin API of a replica, on its Pod's loopback address."""
 
 _OK: Final = 200
-_NOT_FOUND: Final = 404
-_PAGE: Final = 500
-"""Objects in one answer: client-go's default page."""
 
 _CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _RANGES: Final = "/apis/networking.k8s.io/v1/servicecidrs"
@@ -62,7 +63,7 @@ class Meshed:
 
 async def definitions(client: Client) -> tuple[Crd, ...]:
     """Return the kinds that the cluster has."""
-    return tuple(msgspec.convert(await _items(client, _CRDS), list[Crd]))
+    return tuple(msgspec.convert(await listed(client, _CRDS), list[Crd]))
 
 
 async def meshed(client: Client) -> Meshed:
@@ -73,14 +74,14 @@ async def meshed(client: Client) -> Meshed:
 
 async def replicas(client: Client) -> list[str]:
     """Return the names of the control plane's Pods that run, sorted."""
-    items = await _items(client, f"/api/v1/{_OWN}/pods", labelSelector=f"app.kubernetes.io/name={NAME}")
+    items = await listed(client, f"/api/v1/{_OWN}/pods", labelSelector=f"app.kubernetes.io/name={NAME}")
     found = [one for item in items for one in _read_all([item], core_api.read_pod)]
     return sorted(pod.meta.name for pod in found if pod.ip and not pod.finished and not pod.terminating)
 
 
 async def leader(client: Client) -> str:
     """Return the Pod whose process holds the Lease, empty if none of those that run does."""
-    lease = await _one(client, _LEASE, Lease)
+    lease = await single(client, _LEASE, Lease)
     holder = (lease.spec.holder_identity if lease else None) or ""
     return next((pod for pod in await replicas(client) if f"{holder}_".startswith(f"{pod}_")), "")
 
@@ -116,16 +117,17 @@ class _Survey:
                 "services", _each(client, "/api/v1/services", core_api.read_service), ()
             ),
             policies=await self._ask("policies", _policies(client), ()),
+            authentications=await self._ask("authentications", authentications(client), ()),
             crds=await self._ask("crds", definitions(client), ()),
             nodes=await self._ask("nodes", _each(client, "/api/v1/nodes", cluster_api.read_node), ()),
             ranges=await self._ask("ranges", _each(client, _RANGES, cluster_api.read_service_cidr), ()),
             heartbeats=await self._ask("heartbeats", _heartbeats(client), ()),
             webhooks=await self._ask("webhooks", _webhooks(client), ()),
             settings=await self._ask("settings", _settings(client), MeshSettings()),
-            lease=await self._ask("lease", _one(client, _LEASE, Lease), None),
+            lease=await self._ask("lease", single(client, _LEASE, Lease), None),
             grants=await self._ask("grants", _grants(client, grants), ()),
         )
-        raw = await self._ask("deployment", _one(client, _DEPLOYMENT, dict[str, object]), None)
+        raw = await self._ask("deployment", single(client, _DEPLOYMENT, dict[str, object]), None)
         deployment = None if raw is None else msgspec.convert(raw, Deployment)
         return replace(facts, deployment=deployment, proxy_image=_flag(raw, _IMAGE_FLAG), unread=self._unread)
 
@@ -157,32 +159,9 @@ async def replica(client: Client, pod: str) -> Replica:
     return Replica(pod, "", trust, problems.problems, proxies.proxies)
 
 
-async def _items(client: Client, path: str, **query: str) -> list[dict[str, object]]:
-    """Return the objects of a list, page by page."""
-    found: list[dict[str, object]] = []
-    after = ""
-    while True:
-        asked = {"limit": str(_PAGE)} | ({"continue": after} if after else {}) | query
-        page = msgspec.json.decode(await client.call("GET", path, query=asked), type=_Page)
-        found += page.items
-        after = page.metadata.after
-        if not after:
-            return found
-
-
-async def _one(client: Client, path: str, kind: type[T]) -> T | None:
-    """Return one object, None if it does not exist."""
-    try:
-        return msgspec.json.decode(await client.call("GET", path), type=kind)
-    except ApiError as error:
-        if error.status == _NOT_FOUND:
-            return None
-        raise
-
-
 async def _each(client: Client, path: str, read: Callable[[Reader], T]) -> tuple[T, ...]:
     """Return the objects of a list as the control plane reads them; what it cannot read it says itself."""
-    return tuple(_read_all(await _items(client, path), read))
+    return tuple(_read_all(await listed(client, path), read))
 
 
 def _read_all(items: Iterable[dict[str, object]], read: Callable[[Reader], T]) -> Iterator[T]:
@@ -198,9 +177,11 @@ async def _namespaces(client: Client) -> tuple[Namespace, ...]:
 
 
 async def _pods(client: Client) -> tuple[Running, ...]:
-    items = await _items(client, "/api/v1/pods")
+    items = await listed(client, "/api/v1/pods")
     return tuple(
-        Running(pod, *_bearings(item)) for item in items for pod in _read_all([item], core_api.read_pod)
+        Running(pod, *_bearings(item), _hooks(item, pod))
+        for item in items
+        for pod in _read_all([item], core_api.read_pod)
     )
 
 
@@ -212,21 +193,30 @@ def _bearings(item: dict[str, object]) -> tuple[str, tuple[tuple[str, str], ...]
     return kind, tuple((one.name, one.image) for one in containers)
 
 
+def _hooks(item: dict[str, object], pod: Pod) -> tuple[Hook, ...]:
+    """Return a Pod's hooks that are intercepted, or would be if it were made now."""
+    try:
+        excluded = read_wishes(dict(pod.meta.annotations)).exclusions.excluded_inbound_ports
+    except ConfigError:
+        excluded = ()  # nothing would be made now
+    return tuple(hooks(fields(item.get("spec")), excluded))
+
+
 async def _policies(client: Client) -> tuple[NetworkPolicy, ...]:
-    items = await _items(client, "/apis/networking.k8s.io/v1/networkpolicies")
+    items = await listed(client, "/apis/networking.k8s.io/v1/networkpolicies")
     return tuple(msgspec.convert(items, list[NetworkPolicy]))
 
 
 async def _webhooks(client: Client) -> tuple[WebhookConfiguration, ...]:
     path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
-    return tuple(msgspec.convert(await _items(client, path), list[WebhookConfiguration]))
+    return tuple(msgspec.convert(await listed(client, path), list[WebhookConfiguration]))
 
 
 async def _heartbeats(client: Client) -> tuple[Heartbeat, ...]:
-    nodes = msgspec.convert(await _items(client, "/api/v1/nodes"), list[_RawNode])
+    nodes = msgspec.convert(await listed(client, "/api/v1/nodes"), list[_RawNode])
     ready = {node.metadata.name for node in nodes if node.status.hold("Ready")}
     path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
-    leases = msgspec.convert(await _items(client, path), list[Lease])
+    leases = msgspec.convert(await listed(client, path), list[Lease])
     return tuple(
         Heartbeat(lease.metadata.name, at, lease.metadata.name in ready)
         for lease in leases
@@ -236,7 +226,7 @@ async def _heartbeats(client: Client) -> tuple[Heartbeat, ...]:
 
 
 async def _settings(client: Client) -> MeshSettings:
-    raw = await _one(client, f"/api/v1/{_OWN}/configmaps/{NAME}", dict[str, object])
+    raw = await single(client, f"/api/v1/{_OWN}/configmaps/{NAME}", dict[str, object])
     found = read_manifest(raw) if raw is not None else None
     settings = getattr(found, "object", None)
     return settings if isinstance(settings, MeshSettings) else MeshSettings()
@@ -282,15 +272,6 @@ def _flag(deployment: dict[str, object] | None, name: str) -> str:
 
 
 # --- what is read of raw objects; the names are Kubernetes' ---------------------------------------
-
-
-class _ListMeta(msgspec.Struct, frozen=True):
-    after: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct, frozen=True):
-    metadata: _ListMeta
-    items: list[dict[str, object]] = []
 
 
 class _Owner(msgspec.Struct, frozen=True):
