@@ -25,6 +25,7 @@ _ROOT: Final = Path(xds.__file__).resolve().parent.parent
 PAUSE: Final = "localhost/cluster/pause:1"
 COREDNS: Final = "localhost/cluster/coredns:1"
 SHOP: Final = "localhost/cluster/shop:1"
+PROBED: Final = "localhost/cluster/probed:1"
 
 IN_USE_S: Final = 3600
 """For so long after its last use an image is kept: other clones of this machine may be at other states."""
@@ -41,6 +42,11 @@ def basic() -> list[Path]:
         _archive(Image(COREDNS, {"/coredns": programs.coredns()}, ["/coredns"], user="0:0")),
         _archive(Image(SHOP, {"/shop": demo.shop()}, ["/shop"], texts=passwd)),
     ]
+
+
+def probed() -> Path:
+    """Return the archive of an application whose probes a test breaks (tests/cluster/probed)."""
+    return _archive(Image(PROBED, {"/probed": programs.probed()}, ["/probed"]))
 
 
 def proa(name: str) -> Path:

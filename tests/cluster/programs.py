@@ -67,6 +67,11 @@ def pause() -> Path:
     return _built("pause", "-s -w", env={"CGO_ENABLED": "0"})
 
 
+def probed() -> Path:
+    """Return an application whose probes a test breaks."""
+    return _built("probed", "-s -w", env={"CGO_ENABLED": "0"})
+
+
 def ratelimit() -> Path:
     """Return the rate limit service of Envoy's project, which wants a Redis beside it."""
     return _built("ratelimit", "-s -w", env={"CGO_ENABLED": "0"})

@@ -1,0 +1,3 @@
+module cluster/probed
+
+go 1.26.0
