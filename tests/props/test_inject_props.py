@@ -145,9 +145,8 @@ def _put_probes_back(now: Raw, then: Raw) -> None:
         before: Raw = then.get(name) or {}
         after: Raw = now.get(name) or {}
         asked: Raw = after.get("httpGet") or {}
-        if (before.get("httpGet") or {}).get("scheme") == "HTTPS" and str(asked.get("path")).startswith(
-            "/https/"
-        ):
+        asked_before: Raw = before.get("httpGet") or {}
+        if asked_before.get("scheme") == "HTTPS" and str(asked.get("path")).startswith("/https/"):
             assert asked["port"] == 15021
             after["httpGet"] = before["httpGet"]
         elif (
