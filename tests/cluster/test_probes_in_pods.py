@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
@@ -92,7 +92,7 @@ def rpc(name: str, **probe: str) -> Raw:
 def app(mesh: Cluster, namespace: str, name: str) -> Raw:
     """Return the status of a Pod's application, empty while it has none."""
     found = mesh.get("pod", name, "-n", namespace)["status"].get("containerStatuses", ())
-    return next((one for one in found if one["name"] == "app"), {})
+    return next((one for one in found if one["name"] == "app"), cast("Raw", {}))
 
 
 def wait_ready(mesh: Cluster, namespace: str, name: str, *, is_ready: bool = True) -> None:
