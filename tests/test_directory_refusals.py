@@ -96,7 +96,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 CORPUS = [
     (b"a: \xff\n", "1:4: is not UTF-8: invalid start byte; save the file as UTF-8"),
     ("a: 1".encode("utf-16"), "1:1: is not UTF-8: invalid start byte; save the file as UTF-8"),
-    (b"a:\n\t- b", "2:1: is not YAML: found character that cannot start any token"),
+    (b"a:\n\t- b", "2:1: is not YAML: a tab indents this line; use spaces"),
     (b"a: &a [*a]", '1:8: alias "a" stands inside or before its anchor'),
     (b"a: " + b"[" * 200 + b"]" * 200, "1:67: is nested deeper than 64 levels"),
     (b"a: !!python/object:os.system x", '1:4: tag "tag:yaml.org,2002:python/object:os.system" is not taken'),

@@ -31,7 +31,7 @@ FORBIDDEN_WORDS = {"manager", "handler", "helper", "util", "utils", "common", "b
 WORDS_OF_THE_FIELD = {"info"}
 """Whole names that are allowed all the same: the severity beside ``warn``."""
 
-ENVOY_API_ROOMS = {"csds", "features", "resources", "stream", "server", "traffic"}
+ENVOY_API_ROOMS = {"csds", "events", "features", "resources", "stream", "server", "traffic"}
 """Who may import the generated API; everybody else sees our own types."""
 
 ENVIRONMENT_ROOMS = {"settings", "channel", "demo"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from xds import settings
 from xds.ledger import Response
+from xds.pb.envoy.config.core.v3 import base_pb2 as core
 from xds.snapshot import ResourceType
 
 
@@ -49,10 +50,25 @@ class Node:
     cluster: str = ""
     user_agent: str = ""
     version: str = ""
+    """As ``1.40.0``; empty for a client that names none."""
     channel_root: str = ""
     """Fingerprint of the newest control-channel root that its bootstrap holds."""
     is_transparent: bool = False
     """Whether its Pod's traffic is redirected to it: selects the form of its listeners, and widens nothing."""
+
+
+def node_of(node: core.Node) -> Node:
+    """Return what the message says."""
+    version = node.user_agent_build_version.version
+    numbers = (version.major_number, version.minor_number, version.patch)
+    return Node(
+        node.id,
+        node.cluster,
+        node.user_agent_name,
+        "{}.{}.{}".format(*numbers) if any(numbers) else "",
+        node.metadata.fields[settings.CHANNEL_ROOT_METADATA].string_value,
+        node.metadata.fields[settings.INTERCEPTION_METADATA].string_value == settings.INTERCEPTION_REDIRECT,
+    )
 
 
 @dataclass(frozen=True, slots=True)

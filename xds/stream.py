@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 from google.protobuf.message import DecodeError
 
-from xds import order, responses, rows, settings
+from xds import order, responses, rows
 from xds.events import (
     Close,
     Denied,
@@ -31,6 +31,7 @@ from xds.events import (
     Status,
     Unknown,
     Watch,
+    node_of,
 )
 from xds.held import Claimed, Items
 from xds.ledger import Push, Response, Row, State, Tally
@@ -100,8 +101,8 @@ class Session:
 
     @property
     def version(self) -> str:
-        """The version that the node names, empty for none: protobuf's zeros stand for that."""
-        return "" if self.node is None or self.node.version == "0.0.0" else self.node.version
+        """The version that the node names, empty for none."""
+        return "" if self.node is None else self.node.version
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,17 +117,7 @@ class Session:
         if self.node is not None:
             return self._apply(message, now)
         # 'Basic Protocol Overview': "It is sufficient to only check the first message for the node identifier."
-        node = message.node
-        version = node.user_agent_build_version.version
-        self.node = Node(
-            node.id,
-            node.cluster,
-            node.user_agent_name,
-            f"{version.major_number}.{version.minor_number}.{version.patch}",
-            node.metadata.fields[settings.CHANNEL_ROOT_METADATA].string_value,
-            node.metadata.fields[settings.INTERCEPTION_METADATA].string_value
-            == settings.INTERCEPTION_REDIRECT,
-        )
+        self.node = node_of(message.node)
         self._first = message
         return (Hello(self.node),)
 
