@@ -167,7 +167,7 @@ class _Sent:
 
     def __call__(self, seconds: int) -> Turn:
         opened, before = self._opened(), self._cpu_s()
-        traffic = self.mesh.load(
+        traffic = self.mesh.start_load(
             self.source, self.url, rps=RPS, args=(*self.args, "--duration", f"{seconds}s")
         )
         report = traffic.finish_alone()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from xds import settings
-from xds.bootstrap import TEMPLATE, Plaintext, Spec, Tls, build, render_secret, template
+from xds.bootstrap import TEMPLATE, Collector, Plaintext, Spec, Tls, build, render_secret, template
 
 ROOT = "-----BEGIN CERTIFICATE-----\nAAECAwQ=\n-----END CERTIFICATE-----\n"
 NEWEST = "08bb5e5d"
@@ -220,9 +220,30 @@ def test_template_leaves_the_pod_to_kubernetes() -> None:
     assert len(text) < 12_000
 
 
+@pytest.mark.parametrize(
+    ("host", "kind", "sni"),
+    [("otlp.example.com", "DNS", "otlp.example.com"), ("10.0.0.9", "IP_ADDRESS", None)],
+)
+def test_a_collector_with_authorities_is_asked_by_tls(
+    spec: Spec, host: str, kind: str, sni: str | None
+) -> None:
+    """Under those alone, for the host that was named; and it is shown no certificate."""
+    document = build(replace(spec, collector=Collector(host, 4317, "PEM")))
+    (found,) = [one for one in document["static_resources"]["clusters"] if one["name"] == "collector"]
+    context = found["transport_socket"]["typed_config"]
+    common = context["common_tls_context"]
+
+    assert context.get("sni") == sni
+    assert common["validation_context"] == {
+        "trusted_ca": {"inline_string": "PEM"},
+        "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": host}}],
+    }
+    assert common.keys() == {"alpn_protocols", "validation_context"}
+
+
 def test_before_1_37_nothing_is_in_it_that_envoy_does_not_read(spec: Spec) -> None:
     """No list of admin paths, no statistic that is left out, and "Bearer" by a filter of its own."""
-    document = build(replace(spec, is_older=True, collector=("127.0.0.1", 4317)))
+    document = build(replace(spec, is_older=True, collector=Collector("127.0.0.1", 4317)))
     names = [found["name"] for found in _options(document)["http_filters"]]
     (sink,) = document["stats_sinks"]
 

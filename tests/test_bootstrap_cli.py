@@ -153,6 +153,20 @@ def test_roots_that_are_none(tmp_path: Path, text: str) -> None:
     assert "--roots: must be PEM certificates, the newest first" in err
 
 
+def test_authorities_of_a_collector_that_are_none(tmp_path: Path) -> None:
+    """Exit code 1, and the flag is named; 2 where there is no collector that they could vouch for."""
+    pem = tmp_path / "ca.pem"
+    pem.write_text("no certificate")
+    given = ("--transparent", "--insecure", "--otlp-metrics-ca", pem)
+
+    code, _, err = _run(*given, "--otlp-metrics", "otlp.example.com:4317")
+    alone, _, words = _run(*given)
+
+    assert (code, alone) == (1, 2)
+    assert "--otlp-metrics-ca: must be PEM certificates" in err
+    assert "--otlp-metrics HOST:PORT" in words
+
+
 def test_a_pod_or_any_pod_must_be_said(manifests: Path) -> None:
     """Exit code 2: without --transparent a document is one pod's."""
     code, _, err = _run("--from", manifests, "--insecure")

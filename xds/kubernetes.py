@@ -75,6 +75,8 @@ class Options:
     proxy_image: str = settings.PROXY_IMAGE
     collector: tuple[str, int] | None = None
     """Where sidecars push their counters besides, by OTLP."""
+    collector_ca: Path | None = None
+    """PEM file of who vouches for the collector; None: without TLS."""
     istio_labels: IstioLabels = IstioLabels.AUTO
     ca_secret: str = ""
     """A user's own CA, a Secret of type kubernetes.io/tls in our namespace; empty: we make one."""
@@ -184,7 +186,7 @@ class InKubernetes:
         )
         port = app.ports.xds.port
         server = f"{settings.CHANNEL_SERVER_NAME}:{port}"
-        sidecar = Sidecar(options.proxy_image, trust, server, options.collector)
+        sidecar = Sidecar(options.proxy_image, trust, server, options.collector, options.collector_ca)
         await sidecar.refresh()
 
         def labels(namespace: str) -> Labels | None:
@@ -307,6 +309,7 @@ class Sidecar:
     server: str
     """HOST:PORT that sidecars connect to."""
     collector: tuple[str, int] | None = None
+    collector_ca: Path | None = None
     template: Template = field(init=False)
     _roots: tuple[tuple[str, ...], str] | None = None
 
@@ -329,7 +332,7 @@ class Sidecar:
         if roots == self._roots:
             return
         command = (sys.executable, "-m", "xds", "bootstrap", "--transparent", "--roots", "-",
-                   "--xds", self.server, "--token-file", TOKEN_FILE, *_collector(self.collector))  # fmt: skip
+                   "--xds", self.server, "--token-file", TOKEN_FILE, *self._collector())  # fmt: skip
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
         try:
@@ -348,13 +351,13 @@ class Sidecar:
         )
         self._roots = roots
 
-
-def _collector(found: tuple[str, int] | None) -> tuple[str, ...]:
-    """Return the flags that name a collector; an IPv6 address gets its brackets back."""
-    if found is None:
-        return ()
-    host, port = found
-    return "--otlp-metrics", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def _collector(self) -> tuple[str, ...]:
+        """Return the flags that name a collector; an IPv6 address gets its brackets back."""
+        if self.collector is None:
+            return ()
+        host, port = self.collector
+        named = ("--otlp-metrics", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        return named if self.collector_ca is None else (*named, "--otlp-metrics-ca", str(self.collector_ca))
 
 
 def newest_first(trust: Trust) -> tuple[tuple[str, ...], str]:

@@ -322,11 +322,17 @@ class MeshUnderTest:
     def load(self, source: str, url: str, *, rps: float = 100, args: tuple[str, ...] = ()) -> Traffic:
         """Start sending from a pod at a fixed rate, and return when it does; `finish()` returns the final report."""
         before = self.sent(source)
+        traffic = self.start_load(source, url, rps=rps, args=args)
+        wait_until(
+            "requests are sent", lambda: self.sent(source) > before, timeout_s=LIVE_S, child=traffic.child
+        )
+        return traffic
+
+    def start_load(self, source: str, url: str, *, rps: float = 100, args: tuple[str, ...] = ()) -> Traffic:
+        """Do the same without waiting for a request, for a load that passes the sidecar by."""
         argv = [str(programs.shop()), "load", "--url", url, "--rps", str(rps), "--quiet"]
         argv += ["--outbound", self.pods[source].outbound, *args]
-        child = self.mesh.family.start(f"load-{source}", argv, stdout=subprocess.PIPE)
-        wait_until("requests are sent", lambda: self.sent(source) > before, timeout_s=LIVE_S, child=child)
-        return Traffic(child)
+        return Traffic(self.mesh.family.start(f"load-{source}", argv, stdout=subprocess.PIPE))
 
     def sent(self, source: str) -> int:
         """Return how many HTTP requests a pod's sidecar has taken from its application."""

@@ -79,10 +79,17 @@ class Sink:
 
 
 @contextmanager
-def sink(directory: Path) -> Generator[Sink]:
-    """Run a collector on a free port; a process of its own, because gRPC's threads do not survive a fork."""
+def sink(directory: Path, *, identity: tuple[bytes, bytes] | None = None) -> Generator[Sink]:
+    """Run a collector on a free port; a process of its own, because gRPC's threads do not survive a fork.
+
+    ``identity`` is a certificate chain and its key as PEM: it then takes TLS alone.
+    """
     found = Sink(free_port(), directory / "otlp.jsonl")
     argv = [sys.executable, "-m", "tests.fakes.otlp", f"127.0.0.1:{found.port}", str(found.file)]
+    for number, part in enumerate(identity or ()):
+        file = directory / f"otlp-{number}.pem"
+        file.write_bytes(part)
+        argv.append(str(file))
     with subprocess.Popen(argv, cwd=ROOT) as process:
         try:
             wait_until("the collector listens", lambda: is_taken("127.0.0.1", found.port), timeout_s=60)
@@ -91,8 +98,8 @@ def sink(directory: Path) -> Generator[Sink]:
             process.kill()
 
 
-async def serve(address: str, file: Path) -> None:
-    """Take exports until the process is killed."""
+async def serve(address: str, file: Path, *identity: Path) -> None:
+    """Take exports until the process is killed; ``identity`` are the files of a certificate chain and its key."""
     server = grpc.aio.server()  # pyright: ignore[reportUnknownMemberType]
     with file.open("a", encoding="utf-8", buffering=1) as out:
 
@@ -116,7 +123,11 @@ async def serve(address: str, file: Path) -> None:
 
         for service, method in ((TRACES, take), (LOGS, take_logs), (METRICS, take_metrics)):
             server.add_generic_rpc_handlers((_service(service, {"Export": _unary(method)}),))  # pyright: ignore[reportUnknownMemberType]
-        server.add_insecure_port(address)
+        if identity:
+            chain, key = (part.read_bytes() for part in identity)
+            server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+        else:
+            server.add_insecure_port(address)
         await server.start()
         await server.wait_for_termination()
 
@@ -167,4 +178,4 @@ def _text(value: common_pb2.AnyValue) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(serve(sys.argv[1], *map(Path, sys.argv[2:])))

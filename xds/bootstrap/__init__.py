@@ -47,6 +47,18 @@ class Plaintext:
     """The control channel of `--insecure`: loopback only, no token, and the server then serves no secret."""
 
 
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """A user's OTLP collector, which takes gRPC on ``host`` and ``port``.
+
+    ``roots`` is the PEM text of the authorities that vouch for its name or address; empty: without TLS.
+    """
+
+    host: str
+    port: int
+    roots: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """All that differs between two sidecars' bootstraps.
@@ -68,8 +80,8 @@ class Spec:
     channel: Tls | Plaintext
     zone: str = ""
     region: str = ""
-    collector: tuple[str, int] | None = None
-    """Host and port of an OTLP collector that gets the counters of traffic too, by gRPC without TLS."""
+    collector: Collector | None = None
+    """Who gets the counters of traffic too."""
     is_older: bool = False
     """For Envoys before 1.37, which do not read all of it (docs/envoys.md)."""
 
@@ -105,7 +117,7 @@ def template(
     xds_host: str,
     xds_port: int,
     channel: Tls | Plaintext,
-    collector: tuple[str, int] | None = None,
+    collector: Collector | None = None,
     is_older: bool = False,
 ) -> Spec:
     """Return the specification of the bootstrap that all Pods of a cluster share."""
@@ -214,3 +226,15 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def collector(host: str, port: int, pem: str) -> Collector:
+    """Return the collector under the authorities of a PEM text; ValueError where it holds none."""
+    from cryptography import x509
+
+    try:
+        x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        message = "--otlp-metrics-ca: must be PEM certificates"
+        raise ValueError(message) from None
+    return Collector(host, port, pem)

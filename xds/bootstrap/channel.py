@@ -29,7 +29,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google import protobuf
 
 from xds import settings
-from xds.bootstrap import Spec, Tls
+from xds.bootstrap import Collector, Spec, Tls
 
 COLLECTOR_CLUSTER: Final = "collector"
 XDS_CLUSTER: Final = "xds"
@@ -122,20 +122,24 @@ def collector_service() -> core.GrpcService:
     return core.GrpcService(envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=COLLECTOR_CLUSTER))
 
 
-def collector_cluster(host: str, port: int) -> cluster.Cluster:
-    """The static cluster of the user's collector: HTTP/2 without TLS, since a sink exists before any certificate."""
+def collector_cluster(found: Collector) -> cluster.Cluster:
+    """The static cluster of the user's collector: HTTP/2.
+
+    A sink exists before any certificate of the mesh, so the collector is asked for its own, and is shown none.
+    """
     options = upstreams.HttpProtocolOptions(
         explicit_http_config=upstreams.HttpProtocolOptionsExplicitHttpConfig(
             http2_protocol_options=core.Http2ProtocolOptions()
         )
     )
-    is_address = _is_address(host)
+    is_address = _is_address(found.host)
     return cluster.Cluster(
         name=COLLECTOR_CLUSTER,
         type=cluster.ClusterDiscoveryType.STATIC if is_address else None,
         cluster_type=None if is_address else _resolution(),
         connect_timeout=_CONNECT_TIMEOUT,
-        load_assignment=one_endpoint(COLLECTOR_CLUSTER, host, port),
+        load_assignment=one_endpoint(COLLECTOR_CLUSTER, found.host, found.port),
+        transport_socket=_collector_transport(found) if found.roots else None,
         typed_extension_protocol_options={_OPTIONS_KEY: pack(options)},
     )
 
@@ -175,6 +179,28 @@ def _transport(channel: Tls) -> core.TransportSocket:
                     tls.SubjectAltNameMatcher(
                         san_type=tls.SubjectAltNameMatcherSanType.DNS,
                         matcher=matcher.StringMatcher(exact=settings.CHANNEL_SERVER_NAME),
+                    )
+                ],
+            ),
+        ),
+    )
+    return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def _collector_transport(found: Collector) -> core.TransportSocket:
+    """TLS 1.2 or 1.3, which is the least that a server of others may have; for the host that was asked for."""
+    is_address = _is_address(found.host)
+    kinds = tls.SubjectAltNameMatcherSanType
+    context = tls.UpstreamTlsContext(
+        sni="" if is_address else found.host,
+        common_tls_context=tls.CommonTlsContext(
+            alpn_protocols=["h2"],
+            validation_context=tls.CertificateValidationContext(
+                trusted_ca=core.DataSource(inline_string=found.roots),
+                match_typed_subject_alt_names=[
+                    tls.SubjectAltNameMatcher(
+                        san_type=kinds.IP_ADDRESS if is_address else kinds.DNS,
+                        matcher=matcher.StringMatcher(exact=found.host),
                     )
                 ],
             ),

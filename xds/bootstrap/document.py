@@ -81,7 +81,7 @@ def build_secret(channel: Tls) -> dict[str, Any]:
 
 
 def _static_resources(spec: Spec) -> bootstrap.BootstrapStaticResources:
-    collector = [collector_cluster(*spec.collector)] if spec.collector else []
+    collector = [collector_cluster(spec.collector)] if spec.collector else []
     return bootstrap.BootstrapStaticResources(
         clusters=[xds_cluster(spec), admin_cluster(spec), *collector],
         listeners=[ready_listener(spec), metrics_listener(spec)],

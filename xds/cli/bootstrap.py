@@ -16,7 +16,7 @@ from xds.cli.parameters import server
 
 if TYPE_CHECKING:
     from xds.api.core import Pod
-    from xds.bootstrap import Spec, Tls
+    from xds.bootstrap import Collector, Spec, Tls
 
 
 def _workload(text: str) -> tuple[str, str]:
@@ -83,7 +83,13 @@ def _needs_less(text: str) -> bool:
     "--otlp-metrics",
     type=server,
     metavar="HOST:PORT",
-    help="An OTLP collector (gRPC without TLS) that gets the counters of traffic as well.",
+    help="An OTLP collector (gRPC; without TLS unless --otlp-metrics-ca is given) that gets the counters as well.",
+)
+@click.option(
+    "--otlp-metrics-ca",
+    metavar="FILE",
+    type=click.File("r", "utf-8"),
+    help="PEM file of the authorities that vouch for the collector: it is asked by TLS.",
 )
 @click.option(
     "--envoy-version",
@@ -112,6 +118,7 @@ def command(  # noqa: PLR0913  # one parameter an option
     xds: tuple[str, int],
     token_file: Path | None,
     otlp_metrics: tuple[str, int] | None,
+    otlp_metrics_ca: TextIO | None,
     is_older: bool,
     zone: str,
     out: Path | None,
@@ -133,10 +140,13 @@ def command(  # noqa: PLR0913  # one parameter an option
         raise click.UsageError(
             "--workload NS/POD is missing, or --transparent for a document that fits every pod"
         )
+    if otlp_metrics is None and otlp_metrics_ca is not None:
+        raise click.UsageError("--otlp-metrics-ca is of the collector that --otlp-metrics HOST:PORT names")
     try:
+        collector = _collector(otlp_metrics, otlp_metrics_ca)
         channel = bootstrap.Plaintext() if insecure or token_file is None else _tls(state, roots, token_file)
         spec = bootstrap.template(
-            xds_host=xds[0], xds_port=xds[1], channel=channel, collector=otlp_metrics, is_older=is_older
+            xds_host=xds[0], xds_port=xds[1], channel=channel, collector=collector, is_older=is_older
         )
         if workload is not None:
             pod = _find(directory, *workload)
@@ -183,6 +193,14 @@ def _find(directory: Path, namespace: str, name: str) -> Pod:
             return found
     said = [str(problem) for problem in batch.problems if problem.subject == f"Pod {namespace}/{name}"]
     raise click.ClickException("\n".join([*said, f"{directory}: there is no Pod {namespace}/{name}"]))
+
+
+def _collector(at: tuple[str, int] | None, roots: TextIO | None) -> Collector | None:
+    from xds import bootstrap
+
+    if at is None:
+        return None
+    return bootstrap.Collector(*at) if roots is None else bootstrap.collector(*at, roots.read())
 
 
 def _tls(state: Path, roots: TextIO | None, token_file: Path) -> Tls:

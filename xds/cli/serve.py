@@ -72,7 +72,13 @@ from xds.cli.parameters import address, duration, server
     "--otlp-metrics",
     metavar="HOST:PORT",
     type=server,
-    help="With --webhook: an OTLP collector (gRPC without TLS) that gets the sidecars' counters of traffic as well.",
+    help="With --webhook: an OTLP collector (gRPC) that gets the sidecars' counters of traffic as well.",
+)
+@click.option(
+    "--otlp-metrics-ca",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="PEM file of the authorities that vouch for the collector: sidecars ask it by TLS; without it, they do not.",
 )
 @click.option(
     "--istio-labels",
@@ -130,6 +136,7 @@ def command(  # noqa: PLR0913 -- one argument for each flag
     webhook: Address | None,
     proxy_image: str,
     otlp_metrics: tuple[str, int] | None,
+    otlp_metrics_ca: Path | None,
     istio_labels: str,
     ca_secret: str,
     namespace: str,
@@ -166,6 +173,7 @@ def command(  # noqa: PLR0913 -- one argument for each flag
         webhook=webhook,
         proxy_image=proxy_image,
         collector=otlp_metrics,
+        collector_ca=otlp_metrics_ca,
         istio_labels=IstioLabels(istio_labels),
         ca_secret=ca_secret,
         leaf_ttl_s=leaf_ttl_s,

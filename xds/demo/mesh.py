@@ -89,7 +89,7 @@ class Mesh:
     """Workers of each Envoy."""
     xds_host: str = "127.0.0.1"
     """Where the control plane listens for sidecars."""
-    collector: tuple[str, int] | None = None
+    collector: bootstrap.Collector | None = None
     """Where sidecars push their counters besides."""
     envoys: Mapping[str, Path] = field(default_factory=dict[str, Path])
     """Pods whose sidecar is another Envoy than that of the wheel."""

@@ -161,13 +161,12 @@ class Frames:
         pieces, addresses = before.pieces.copy(), set(before.addresses)
         came: list[str] = []
         # By identity: the store shares equal endpoints between versions of a slice.
+        # From the last to the first: the places before an edit stay what they are.
         for there, here in reversed(edits(old.endpoints, new.endpoints)):
             other, addressed = self._frame(new, new.endpoints[here], before.port, selector, backend_of)
             addresses.difference_update([endpoint.address for endpoint in old.endpoints[there]])
             came += addressed
-            pieces.replace(
-                there, other
-            )  # from the last to the first: the places before it stay what they are
+            pieces.replace(there, other)
         addresses.update(came)
         if len(addresses) != pieces.size:
             return self.chunk(new, port_name, selector, backend_of)  # an address stands twice in the slice
